@@ -1,0 +1,168 @@
+use std::io;
+use std::time::Duration;
+
+use crate::{InvalidName, PipeName};
+
+/// What can go wrong, with the name, size or time that a person needs to act on it.
+///
+/// Converting into [`std::io::Error`] keeps the [kind](Error::kind).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name breaks a rule of this platform. Nothing was asked of the system yet.
+    #[error(transparent)]
+    InvalidName(#[from] InvalidName),
+    /// A builder's option has a value that cannot be honoured.
+    #[error("invalid option {option}: {rule}")]
+    #[non_exhaustive]
+    InvalidOption {
+        /// The option's name.
+        option: &'static str,
+        /// The rule that its value breaks.
+        rule: String,
+    },
+    /// Nobody listens on the name.
+    #[error("no server listens on {pipe}")]
+    #[non_exhaustive]
+    NotFound {
+        /// The pipe that was asked for.
+        pipe: PipeName,
+    },
+    /// The server is there, but takes no further client at the moment, and the client was told
+    /// not to wait.
+    #[error("the server on {pipe} is busy")]
+    #[non_exhaustive]
+    Busy {
+        /// The pipe that was asked for.
+        pipe: PipeName,
+    },
+    /// A deadline passed.
+    #[error("{action} {pipe} timed out after {waited:.1?}: {reason}")]
+    #[non_exhaustive]
+    TimedOut {
+        /// The pipe that was waited for.
+        pipe: PipeName,
+        /// What was being done.
+        action: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+        /// What was still missing.
+        reason: &'static str,
+    },
+    /// Somebody else listens on the name already, or something that is not ours is in its place.
+    #[error("cannot listen on {pipe}: {reason}")]
+    #[non_exhaustive]
+    AddressInUse {
+        /// The pipe that was to be bound.
+        pipe: PipeName,
+        /// Who or what is in the way.
+        reason: &'static str,
+    },
+    /// The system, or the safety rules of this crate, refuse access.
+    #[error("access to {pipe} denied: {reason}")]
+    #[non_exhaustive]
+    AccessDenied {
+        /// The pipe that was asked for.
+        pipe: PipeName,
+        /// Who refuses, and why.
+        reason: String,
+    },
+    /// A message is longer than the limit. When sending, nothing of it was sent and the
+    /// connection goes on; when receiving, the connection is of no more use.
+    #[error("a message of {size} bytes is above the limit of {max} bytes")]
+    #[non_exhaustive]
+    MessageTooLarge {
+        /// The message's size in bytes, as announced.
+        size: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// The peer's stream ended in the middle of a message.
+    #[error("the stream ended inside a message: {received} of {expected} bytes had come")]
+    #[non_exhaustive]
+    Truncated {
+        /// How many bytes of the frame had come, its 4-byte header included.
+        received: usize,
+        /// How many bytes the frame has: 4 if not even the header was whole.
+        expected: usize,
+    },
+    /// The peer has left: what is sent cannot reach it any more.
+    #[error("the peer of {pipe} closed the connection")]
+    #[non_exhaustive]
+    Closed {
+        /// The connection's pipe.
+        pipe: PipeName,
+    },
+    /// The server was shut down: it accepts nobody any more.
+    #[error("the server on {pipe} is shut down")]
+    #[non_exhaustive]
+    ShutDown {
+        /// The server's pipe.
+        pipe: PipeName,
+    },
+    /// Any other error of the system.
+    #[error("{action}: {source}")]
+    #[non_exhaustive]
+    Io {
+        /// What was being done, and to which pipe.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The kind that a [`std::io::Error`] made from this error has.
+    pub fn kind(&self) -> io::ErrorKind {
+        use io::ErrorKind;
+        match self {
+            Error::InvalidName(_) | Error::InvalidOption { .. } => ErrorKind::InvalidInput,
+            Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::Busy { .. } => ErrorKind::WouldBlock,
+            Error::TimedOut { .. } => ErrorKind::TimedOut,
+            Error::AddressInUse { .. } => ErrorKind::AddrInUse,
+            Error::AccessDenied { .. } => ErrorKind::PermissionDenied,
+            Error::MessageTooLarge { .. } => ErrorKind::InvalidData,
+            Error::Truncated { .. } => ErrorKind::UnexpectedEof,
+            Error::Closed { .. } => ErrorKind::BrokenPipe,
+            Error::ShutDown { .. } => ErrorKind::NotConnected,
+            Error::Io { source, .. } => source.kind(),
+        }
+    }
+
+    /// An error of the system while doing `action` to `pipe`, told apart by its kind.
+    pub(crate) fn from_io(action: &str, pipe: &PipeName, source: io::Error) -> Self {
+        use io::ErrorKind;
+        let pipe = pipe.clone();
+        match source.kind() {
+            ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected => Error::Closed { pipe },
+            ErrorKind::PermissionDenied => Error::AccessDenied {
+                pipe,
+                reason: source.to_string(),
+            },
+            _ => Error::Io {
+                action: format!("{action} {pipe}"),
+                source,
+            },
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        io::Error::new(error.kind(), error)
+    }
+}
+
+/// An error of the system without further context, as codecs report it.
+impl From<io::Error> for Error {
+    fn from(source: io::Error) -> Self {
+        Error::Io {
+            action: "pipe I/O".into(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod client;
+mod codec;
+mod connection;
+mod error;
+mod listener;
+mod name;
+mod server;
+mod stats;
+mod stream;
+#[allow(unsafe_code)]
+mod sys;
+
+pub use client::{ClientBuilder, PipeClient};
+pub use codec::MessageCodec;
+pub use connection::{PipeConnection, PipeReceiver, PipeSender, ReuniteError};
+pub use error::Error;
+pub use listener::PipeListener;
+pub use name::{InvalidName, PipeName};
+pub use server::{BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
+pub use stats::{ConnectionStats, ServerStats};
+pub use stream::{OwnedReadHalf, OwnedWriteHalf, Peer, PipeStream, StreamReuniteError};
+pub use sys::ext::*;

@@ -1,0 +1,164 @@
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::sys;
+
+/// Where a server listens: a logical name such as `echo`, or a full path.
+///
+/// | given | on Windows | elsewhere |
+/// |---|---|---|
+/// | `echo` | `\\.\pipe\echo` | `echo.sock` in a folder that only the user can enter |
+/// | `\\.\pipe\echo` | as it is | refused |
+/// | `\\server\pipe\echo` | as it is, for clients | refused |
+/// | `/run/echo.sock` | refused | as it is |
+///
+/// The folder is `$XDG_RUNTIME_DIR/asyncipc` where that variable names a folder of the user's,
+/// else `asyncipc-<uid>` under the temporary folder ([`std::env::temp_dir`]): both ends must see
+/// the same environment. It is made with mode 0700, and refused when somebody else owns it.
+///
+/// Every rule is checked when the name is made, before any socket or pipe is touched. Logical
+/// names follow one set of rules everywhere, so that what works on one platform works on the
+/// others: not empty, no `/`, `\` or control character, not `.` or `..`. The system's limit on
+/// the whole path (256 UTF-16 units on Windows, about a hundred bytes elsewhere) comes on top.
+/// Windows does not tell upper from lower case in pipe names; other systems do.
+///
+/// ```
+/// use asyncipc::PipeName;
+///
+/// let name = PipeName::new("echo")?;
+/// println!("{name}"); // the path that it resolved to
+///
+/// let refused = PipeName::new("a/b").unwrap_err();
+/// assert!(refused.to_string().starts_with(r#"invalid pipe name "a/b""#));
+/// # Ok::<(), asyncipc::InvalidName>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PipeName {
+    path: Arc<Path>,
+    /// Whether the name was a logical one, so that its folder is this crate's to look after.
+    pub(crate) logical: bool,
+}
+
+impl PipeName {
+    /// Takes a logical name or a full path.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] with the rule that the name breaks.
+    pub fn new(name: impl AsRef<OsStr>) -> Result<Self, InvalidName> {
+        let name = name.as_ref();
+        let (path, logical) = match sys::full_path(name) {
+            Some(path) => (path.map_err(|rule| InvalidName::new(name, rule))?, false),
+            None => {
+                let logical = logical_name(name).map_err(|rule| InvalidName::new(name, rule))?;
+                (sys::resolve(logical), true)
+            }
+        };
+        sys::check_length(&path).map_err(|rule| InvalidName::new(name, rule))?;
+        Ok(PipeName {
+            path: path.into(),
+            logical,
+        })
+    }
+
+    /// The full path of the pipe or socket.
+    pub fn as_path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The rules for logical names, the same on every platform.
+fn logical_name(name: &OsStr) -> Result<&str, &'static str> {
+    let name = name.to_str().ok_or("a logical name is valid Unicode")?;
+    if name.is_empty() {
+        return Err("a name is not empty");
+    }
+    if name == "." || name == ".." {
+        return Err("`.` and `..` are not names");
+    }
+    if name.contains(['/', '\\']) {
+        return Err("a logical name has no `/` or `\\`, and a full path is absolute");
+    }
+    if name.chars().any(char::is_control) {
+        return Err("a logical name has no control characters");
+    }
+    Ok(name)
+}
+
+impl fmt::Display for PipeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.display().fmt(f)
+    }
+}
+
+impl fmt::Debug for PipeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipeName")
+            .field("path", &self.path)
+            .field("logical", &self.logical)
+            .finish()
+    }
+}
+
+impl FromStr for PipeName {
+    type Err = InvalidName;
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        PipeName::new(name)
+    }
+}
+
+impl From<&PipeName> for PipeName {
+    fn from(name: &PipeName) -> Self {
+        name.clone()
+    }
+}
+
+macro_rules! try_from {
+    ($($given:ty),*) => {$(
+        impl TryFrom<$given> for PipeName {
+            type Error = InvalidName;
+            fn try_from(name: $given) -> Result<Self, InvalidName> {
+                PipeName::new(name)
+            }
+        }
+    )*};
+}
+try_from!(&str, String, &String, &OsStr, &Path, PathBuf, &PathBuf);
+
+/// A name that breaks a rule: which name, and which rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid pipe name {name:?}: {rule}")]
+pub struct InvalidName {
+    name: String,
+    rule: String,
+}
+
+impl InvalidName {
+    pub(crate) fn new(name: &OsStr, rule: impl Into<String>) -> Self {
+        InvalidName {
+            name: name.to_string_lossy().into_owned(),
+            rule: rule.into(),
+        }
+    }
+
+    /// The name as it was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rule that it breaks.
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
+/// Lets a [`PipeName`] stand wherever a name is taken.
+impl From<Infallible> for InvalidName {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,404 @@
+use std::future::{Future, IntoFuture, Pending, pending, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_core::stream::FusedStream;
+use futures_util::FutureExt;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+use crate::stats::Totals;
+use crate::stream::DEFAULT_LINGER;
+use crate::sys::{Limits, ListenOptions};
+use crate::{
+    Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, ServerStats,
+};
+
+/// Whatever a handler fails with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long handlers that were cancelled have to let go of what they hold.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+/// Listens on a name and hands out each client as a [`PipeConnection`].
+///
+/// Three ways to use it: [`serve`](Self::serve) runs a handler for each client in a task of its
+/// own; [`accept`](Self::accept) is for a loop of your own; and it is a [`Stream`] of connections,
+/// which ends when the server is shut down.
+///
+/// ```no_run
+/// # async fn doc() -> Result<(), asyncipc::Error> {
+/// use asyncipc::{PipeConnection, PipeServer};
+/// use futures::{SinkExt, StreamExt};
+///
+/// let stats = PipeServer::bind("echo")?
+///     .serve(|mut conn: PipeConnection| async move {
+///         while let Some(message) = conn.next().await {
+///             conn.send(message?.freeze()).await?;
+///         }
+///         Ok(())
+///     })
+///     .with_graceful_shutdown(tokio::signal::ctrl_c())
+///     .await?;
+/// println!("served {} clients", stats.clients);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct PipeServer {
+    /// `None` once shut down.
+    listener: Option<PipeListener>,
+    name: PipeName,
+    codec: MessageCodec,
+    drain_timeout: Duration,
+    shutdown: ShutdownHandle,
+    shut_down: Pin<Box<WaitForCancellationFutureOwned>>,
+    totals: Totals,
+}
+
+impl PipeServer {
+    /// Listens on `name` with every default. Clients can connect as soon as this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind`].
+    pub fn bind<N>(name: N) -> Result<Self, Error>
+    where
+        N: TryInto<PipeName>,
+        InvalidName: From<N::Error>,
+    {
+        Self::builder(name).bind()
+    }
+
+    /// Every knob, each with its default. A bad name is reported when binding.
+    pub fn builder<N>(name: N) -> ServerBuilder
+    where
+        N: TryInto<PipeName>,
+        InvalidName: From<N::Error>,
+    {
+        ServerBuilder {
+            name: name.try_into().map_err(InvalidName::from),
+            limits: Limits::default(),
+            codec: MessageCodec::default(),
+            linger: DEFAULT_LINGER,
+            drain_timeout: Duration::from_secs(10),
+            platform: ListenOptions::default(),
+        }
+    }
+
+    /// The name that clients connect to.
+    pub fn name(&self) -> &PipeName {
+        &self.name
+    }
+
+    /// What the server has done so far.
+    pub fn stats(&self) -> ServerStats {
+        self.totals.stats()
+    }
+
+    /// Shuts the server down from elsewhere.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.shutdown.clone()
+    }
+
+    /// Waits for the next client, forever if none comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShutDown`] once the server is shut down, also while this waits. Nothing else ends
+    /// the server: see [`PipeListener::accept`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses no client: the next call accepts it.
+    pub async fn accept(&mut self) -> Result<PipeConnection, Error> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    /// As [`accept`](Self::accept), to be called from a `poll` function.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<PipeConnection, Error>> {
+        let Some(listener) = &mut self.listener else {
+            return Poll::Ready(Err(Error::ShutDown {
+                pipe: self.name.clone(),
+            }));
+        };
+        if self.shut_down.as_mut().poll(cx).is_ready() {
+            // Frees the name at once.
+            self.listener = None;
+            return Poll::Ready(Err(Error::ShutDown {
+                pipe: self.name.clone(),
+            }));
+        }
+        let stream = ready!(listener.poll_accept(cx))?;
+        let totals = Some(self.totals.clone());
+        Poll::Ready(Ok(PipeConnection::counted(
+            stream,
+            self.codec.clone(),
+            totals,
+        )))
+    }
+
+    /// Runs `handler` for each client, in a task of its own.
+    ///
+    /// Await what this returns, or give it a
+    /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) first.
+    ///
+    /// A handler that fails or panics ends its own connection only; it is logged within the span
+    /// `connection`, which has the connection's number and its peer's process.
+    pub fn serve<H, F>(self, handler: H) -> Serve<H>
+    where
+        H: Fn(PipeConnection) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        Serve {
+            server: self,
+            handler,
+            signal: pending(),
+        }
+    }
+}
+
+impl Stream for PipeServer {
+    type Item = Result<PipeConnection, Error>;
+
+    /// The next client; `None` once the server is shut down.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(match ready!(self.poll_accept(cx)) {
+            Err(Error::ShutDown { .. }) => None,
+            accepted => Some(accepted),
+        })
+    }
+}
+
+impl FusedStream for PipeServer {
+    fn is_terminated(&self) -> bool {
+        self.listener.is_none()
+    }
+}
+
+/// Shuts a [`PipeServer`] down: it accepts nobody any more, and a handler loop begins to drain.
+#[derive(Clone, Debug, Default)]
+pub struct ShutdownHandle(CancellationToken);
+
+impl ShutdownHandle {
+    /// Shuts the server down. The name is free when the server's `accept` has returned, or its
+    /// `serve` has begun to drain; connections live on.
+    pub fn shutdown(&self) {
+        self.0.cancel();
+    }
+}
+
+/// A server with its handler, to be awaited.
+///
+/// Awaiting it runs the accept loop until the server is shut down, and then *drains*: nobody is
+/// accepted any more, and handlers may finish until the `drain_timeout` (default 10 s) is over.
+/// Those that have not are cancelled: their futures are dropped where they wait. The output is
+/// what the server has done in all.
+///
+/// # Cancel safety
+///
+/// Dropping the future cancels the handlers, as at the end of draining.
+#[derive(Debug)]
+#[must_use = "a server does nothing until it is awaited"]
+pub struct Serve<H, S = Pending<()>> {
+    server: PipeServer,
+    handler: H,
+    signal: S,
+}
+
+impl<H> Serve<H> {
+    /// Shuts the server down when `signal` completes, whatever its output.
+    pub fn with_graceful_shutdown<S: Future>(self, signal: S) -> Serve<H, S> {
+        Serve {
+            server: self.server,
+            handler: self.handler,
+            signal,
+        }
+    }
+}
+
+impl<H, F, S> IntoFuture for Serve<H, S>
+where
+    H: Fn(PipeConnection) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    S: Future + Send + 'static,
+{
+    type Output = Result<ServerStats, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<H, F, S> Serve<H, S>
+where
+    H: Fn(PipeConnection) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    S: Future + Send + 'static,
+{
+    async fn run(self) -> Result<ServerStats, Error> {
+        let Serve {
+            mut server,
+            handler,
+            signal,
+        } = self;
+        let handler = Arc::new(handler);
+        // Also tracks what dropped connections still have to do.
+        let tasks = match &server.listener {
+            Some(listener) => listener.lingering().clone(),
+            None => TaskTracker::new(),
+        };
+        let cancel = CancellationToken::new();
+        let _cancelled_at_last = cancel.clone().drop_guard();
+
+        tokio::pin!(signal);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = &mut signal => break,
+                accepted = server.accept() => accepted,
+            };
+            match accepted {
+                Ok(conn) => {
+                    tasks.spawn(handle(conn, handler.clone(), cancel.clone()));
+                }
+                Err(Error::ShutDown { .. }) => break,
+                Err(e) => return Err(e),
+            }
+        }
+
+        // From here on clients find nobody.
+        server.listener = None;
+        tasks.close();
+        tracing::debug!(pipe = %server.name, handlers = tasks.len(), "draining");
+        if timeout(server.drain_timeout, tasks.wait()).await.is_err() {
+            let (handlers, waited) = (tasks.len(), server.drain_timeout);
+            tracing::warn!(pipe = %server.name, handlers, ?waited, "cancelling the handlers left");
+            cancel.cancel();
+            if timeout(CANCEL_GRACE, tasks.wait()).await.is_err() {
+                let handlers = tasks.len();
+                tracing::error!(pipe = %server.name, handlers, "handlers block their threads");
+            }
+        }
+        Ok(server.stats())
+    }
+}
+
+/// Runs the handler of one connection; what goes wrong in it stays in it.
+async fn handle<H, F>(conn: PipeConnection, handler: Arc<H>, cancel: CancellationToken)
+where
+    H: Fn(PipeConnection) -> F,
+    F: Future<Output = Result<(), BoxError>>,
+{
+    let peer = conn.peer().ok().and_then(|it| it.process_id);
+    let span = tracing::info_span!("connection", pipe = %conn.name(), id = conn.id(), peer);
+    let run = async {
+        tracing::debug!("connected");
+        // The handler itself is called in here too: it may panic before its first await.
+        let handled = AssertUnwindSafe(async { handler(conn).await }).catch_unwind();
+        match cancel.run_until_cancelled(handled).await {
+            Some(Ok(Ok(()))) => tracing::debug!("finished"),
+            Some(Ok(Err(error))) => tracing::warn!(%error, "the handler failed"),
+            Some(Err(_)) => tracing::error!("the handler panicked"),
+            None => tracing::warn!("the handler was cancelled"),
+        }
+    };
+    run.instrument(span).await;
+}
+
+/// How to listen. Can bind any number of times, one after the other.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it binds"]
+pub struct ServerBuilder {
+    name: Result<PipeName, InvalidName>,
+    limits: Limits,
+    codec: MessageCodec,
+    linger: Duration,
+    drain_timeout: Duration,
+    pub(crate) platform: ListenOptions,
+}
+
+impl ServerBuilder {
+    /// How many clients may be connected at a time. Default: as many as the system lets.
+    ///
+    /// Further clients wait: on Windows they find the pipe busy, which is waited for by clients of
+    /// this crate and by all that call WaitNamedPipe; on Unix they are connected by the system,
+    /// but not accepted until another leaves.
+    pub fn max_connections(mut self, clients: usize) -> Self {
+        self.limits.max_connections = clients;
+        self
+    }
+
+    /// How many clients may wait to be accepted: on Windows the pipe instances that listen at a
+    /// time, default 8; on Unix the socket's backlog, default 1024, which the system may cap.
+    pub fn backlog(mut self, clients: u32) -> Self {
+        self.limits.backlog = Some(clients);
+        self
+    }
+
+    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
+    /// [`u32::MAX`].
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.codec = MessageCodec::new(bytes);
+        self
+    }
+
+    /// How long `close` waits for the peer to take the rest. Default 5 s.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How long handlers may go on once the server is shut down. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Listens, and speaks messages. Clients can connect as soon as this returns.
+    ///
+    /// On Unix the socket's file is made with mode 0600 before anyone can connect. The file of a
+    /// server that has died is replaced: under a lock, and only when nobody answers on it.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidName`], [`Error::InvalidOption`]
+    /// - [`Error::AddressInUse`]: another server listens there, or something that is not a socket
+    ///   is in its place
+    /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
+    ///   user's
+    /// - [`Error::Io`], also outside of a Tokio runtime
+    pub fn bind(&self) -> Result<PipeServer, Error> {
+        let listener = self.bind_bytes()?;
+        let shutdown = ShutdownHandle::default();
+        Ok(PipeServer {
+            name: listener.name().clone(),
+            listener: Some(listener),
+            codec: self.codec.clone(),
+            drain_timeout: self.drain_timeout,
+            shut_down: Box::pin(shutdown.0.clone().cancelled_owned()),
+            shutdown,
+            totals: Totals::default(),
+        })
+    }
+
+    /// As [`bind`](Self::bind), for protocols that bring their own framing.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn bind_bytes(&self) -> Result<PipeListener, Error> {
+        PipeListener::new(
+            self.name.clone()?,
+            &self.limits,
+            &self.platform,
+            self.linger,
+        )
+    }
+}

@@ -1,0 +1,116 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What went through one connection, or through all connections of a server.
+///
+/// Bytes are those of the payloads, without headers. A message counts as sent when the connection
+/// has taken it for sending, and as received when it is handed out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionStats {
+    /// Messages received.
+    pub messages_received: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Messages sent.
+    pub messages_sent: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+}
+
+/// What a server has done since it was bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Clients accepted so far, those that have left included.
+    pub clients: u64,
+    /// Clients connected now.
+    pub connected: u64,
+    /// The sum over all these clients.
+    pub traffic: ConnectionStats,
+}
+
+/// The counters of one connection. Each has a single writer, the half that it belongs to.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    messages_received: AtomicU64,
+    bytes_received: AtomicU64,
+    messages_sent: AtomicU64,
+    bytes_sent: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn received(&self, bytes: usize) {
+        add(&self.messages_received, 1);
+        add(&self.bytes_received, bytes as u64);
+    }
+
+    pub(crate) fn sent(&self, bytes: usize) {
+        add(&self.messages_sent, 1);
+        add(&self.bytes_sent, bytes as u64);
+    }
+
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        ConnectionStats {
+            messages_received: self.messages_received.load(Relaxed),
+            bytes_received: self.bytes_received.load(Relaxed),
+            messages_sent: self.messages_sent.load(Relaxed),
+            bytes_sent: self.bytes_sent.load(Relaxed),
+        }
+    }
+}
+
+/// Cheaper than a read-modify-write, and right as long as one task at a time writes.
+fn add(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+/// The counters of a server: those of its live connections, and the sum of those that ended.
+/// Summing up when asked costs a message nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    ended: ServerStats,
+    live: HashMap<u64, Arc<Counters>>,
+}
+
+impl Totals {
+    pub(crate) fn add(&self, id: u64, counters: Arc<Counters>) {
+        let mut state = self.lock();
+        state.ended.clients += 1;
+        state.live.insert(id, counters);
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        let mut state = self.lock();
+        if let Some(counters) = state.live.remove(&id) {
+            state.ended.traffic += counters.stats();
+        }
+    }
+
+    pub(crate) fn stats(&self) -> ServerStats {
+        let state = self.lock();
+        let mut stats = state.ended;
+        stats.connected = state.live.len() as u64;
+        for counters in state.live.values() {
+            stats.traffic += counters.stats();
+        }
+        stats
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::AddAssign for ConnectionStats {
+    fn add_assign(&mut self, other: Self) {
+        self.messages_received += other.messages_received;
+        self.bytes_received += other.bytes_received;
+        self.messages_sent += other.messages_sent;
+        self.bytes_sent += other.bytes_sent;
+    }
+}

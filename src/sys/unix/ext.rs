@@ -1,0 +1,30 @@
+use crate::{PipeStream, ServerBuilder};
+
+/// What a server on a Unix socket can be told besides.
+pub trait ServerBuilderExt: Sized {
+    /// The socket file's mode, set before anyone can connect. Default 0600: the owner alone.
+    ///
+    /// Connecting takes write permission on the file, and permission to enter its folder: the
+    /// folder of logical names is the owner's alone whatever this says, so a wider mode needs a
+    /// full path.
+    fn mode(self, mode: u32) -> Self;
+}
+
+impl ServerBuilderExt for ServerBuilder {
+    fn mode(mut self, mode: u32) -> Self {
+        self.platform.mode = mode;
+        self
+    }
+}
+
+impl std::os::fd::AsFd for PipeStream {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for PipeStream {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsFd::as_fd(self).as_raw_fd()
+    }
+}

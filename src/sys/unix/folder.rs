@@ -1,0 +1,59 @@
+//! The private folder that holds the sockets of logical names.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The effective user.
+pub(super) fn uid() -> u32 {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// The folder's path: below `$XDG_RUNTIME_DIR` when that is the user's own, else below the
+/// temporary folder, with the user in its name.
+///
+/// The variable often survives a change of user (`su`, `sudo`), hence the look at the owner.
+pub(super) fn path() -> PathBuf {
+    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && runtime.is_absolute()
+        && fs::metadata(&runtime).is_ok_and(|it| it.is_dir() && it.uid() == uid())
+    {
+        return runtime.join("asyncipc");
+    }
+    std::env::temp_dir().join(format!("asyncipc-{}", uid()))
+}
+
+/// Makes the folder if need be, and sees to it that nobody else can enter it.
+pub(super) fn prepare(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let opened = open_own(folder)?;
+    if opened.metadata()?.mode() & 0o077 != 0 {
+        opened.set_permissions(Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Opens the folder, refusing one that somebody else could have put there: whoever owns the
+/// folder decides who answers in it.
+pub(super) fn open_own(folder: &Path) -> io::Result<File> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(folder)?;
+    let owner = opened.metadata()?.uid();
+    if owner != uid() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "the folder {} belongs to user {owner}, not to you",
+                folder.display()
+            ),
+        ));
+    }
+    Ok(opened)
+}

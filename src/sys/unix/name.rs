@@ -1,0 +1,44 @@
+//! Names are paths of socket files.
+
+use std::ffi::OsStr;
+use std::os::unix::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::folder;
+
+/// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
+pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
+    let bytes = name.as_encoded_bytes();
+    if bytes.starts_with(br"\\") {
+        return Some(Err(
+            "a Windows pipe path means nothing here; use the logical name",
+        ));
+    }
+    if !bytes.starts_with(b"/") {
+        return None;
+    }
+    if bytes.contains(&0) {
+        return Some(Err("a path has no NUL"));
+    }
+    if bytes.ends_with(b"/") {
+        return Some(Err("the path of a socket does not end with `/`"));
+    }
+    Some(Ok(name.into()))
+}
+
+/// Where the socket of a logical name is.
+pub(crate) fn resolve(logical: &str) -> PathBuf {
+    folder::path().join(format!("{logical}.sock"))
+}
+
+/// The path must fit into a `sockaddr_un`.
+pub(crate) fn check_length(path: &Path) -> Result<(), String> {
+    match SocketAddr::from_pathname(path) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!(
+            "the socket's path {} has {} bytes, more than the system takes in an address",
+            path.display(),
+            path.as_os_str().len()
+        )),
+    }
+}

@@ -1,0 +1,183 @@
+//! A connected socket.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BufMut;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::folder;
+use crate::sys::Unavailable;
+use crate::{Peer, PipeName};
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    io: UnixStream,
+    /// Set when the peer closed its end with bytes of ours unread, which the system tells once.
+    reset: AtomicBool,
+    /// The place among the server's connections, free again when this is dropped.
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+/// Asks once for a connection; the socket does not block.
+pub(super) fn open(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+/// What an error of [`Stream::connect`] says about the server.
+pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
+    match error.kind() {
+        // ENOENT: no file; ECONNREFUSED: a file that nobody listens on (connect, POSIX).
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(Unavailable::Missing),
+        // EAGAIN: the backlog is full (connect(2), for non-blocking Unix sockets).
+        io::ErrorKind::WouldBlock => Some(Unavailable::Busy),
+        _ => None,
+    }
+}
+
+impl Stream {
+    pub(super) fn new(io: UnixStream, slot: Option<OwnedSemaphorePermit>) -> Self {
+        Stream {
+            io,
+            reset: AtomicBool::new(false),
+            _slot: slot,
+        }
+    }
+
+    /// One attempt, which does not wait.
+    pub(crate) fn connect(name: &PipeName) -> io::Result<Self> {
+        let path = name.as_path();
+        if name.logical
+            && let Some(parent) = path.parent()
+        {
+            folder::open_own(parent)?;
+        }
+        let io = UnixStream::from_std(open(path)?.into())?;
+        Ok(Stream::new(io, None))
+    }
+
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_read_ready(cx)
+    }
+
+    /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
+    pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+        let room = buf.chunk_mut();
+        // SAFETY: the slice is only handed to the system, which writes initialised bytes into it.
+        let room = unsafe { room.as_uninit_slice_mut() };
+        let mut read = 0;
+        let result = self.io.try_io(Interest::READABLE, || {
+            read = SockRef::from(&self.io).recv(room)?;
+            // A short read has emptied the socket: forgetting that it was readable saves asking
+            // again, and the next byte to come will say so (epoll(7), question 9).
+            if 0 < read && read < room.len() {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
+        });
+        match result {
+            Err(e) if read == 0 && e.kind() == io::ErrorKind::ConnectionReset => {
+                // Everything the peer sent has been read before this comes: it is its end.
+                self.reset.store(true, Ordering::Relaxed);
+                Ok(0)
+            }
+            Err(e) if read == 0 => Err(e),
+            _ => {
+                // SAFETY: `recv` has filled this many bytes from the start of the slice.
+                unsafe { buf.advance_mut(read) };
+                Ok(read)
+            }
+        }
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    pub(crate) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.io.poll_write_ready(cx))?;
+            match self.io.try_write_vectored(bufs) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    pub(crate) fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Tells the peer that nothing more will come.
+    pub(crate) fn shutdown(&self) -> io::Result<()> {
+        match SockRef::from(&self.io).shutdown(std::net::Shutdown::Write) {
+            // The peer is gone already: whether it has read everything is `drained`'s question.
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Waits until the peer has read everything that was written; an error when it never will.
+    ///
+    /// There is no event for this, so it is asked for again and again, ever more slowly.
+    pub(crate) async fn drained(&self) -> io::Result<()> {
+        let mut pause = Duration::from_micros(50);
+        while unread_by_peer(&self.io)? > 0 {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+        // Linux reports ECONNRESET when the peer closed with bytes unread, and reports it once.
+        if self.reset.load(Ordering::Relaxed) || self.io.take_error()?.is_some() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn peer(&self) -> io::Result<Peer> {
+        let cred = self.io.peer_cred()?;
+        Ok(Peer {
+            process_id: cred.pid().and_then(|pid| pid.try_into().ok()),
+        })
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.as_fd()
+    }
+}
+
+/// How many bytes wait in the peer's receive queue.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn unread_by_peer(io: &UnixStream) -> io::Result<usize> {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `io` is borrowed, and SIOCOUTQ (the same
+    // number as TIOCOUTQ, see unix(7)) writes one int.
+    if unsafe { libc::ioctl(io.as_raw_fd(), libc::TIOCOUTQ, &mut unread) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(unread.try_into().unwrap_or(0))
+}
+
+/// Other systems do not tell: what was written is in the peer's receive buffer, where it stays
+/// readable after this end is closed.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn unread_by_peer(io: &UnixStream) -> io::Result<usize> {
+    let _ = io.as_raw_fd();
+    Ok(0)
+}

@@ -1,0 +1,235 @@
+//! The instances of one server: some wait for a client, the others have one.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::windows::io::{IntoRawHandle, OwnedHandle};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::windows::named_pipe::NamedPipeServer;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_NO_DATA, ERROR_PIPE_BUSY};
+
+use super::instance::{Factory, ListenOptions};
+use super::name;
+use super::stream::Stream;
+use crate::sys::Limits;
+use crate::{Error, InvalidName, PipeName};
+
+/// How many instances wait for clients unless told otherwise.
+const BACKLOG: u32 = 8;
+
+type Connecting = Pin<Box<dyn Future<Output = (NamedPipeServer, io::Result<()>)> + Send>>;
+
+pub(crate) struct Listener {
+    pool: Arc<Pool>,
+    connecting: FuturesUnordered<Connecting>,
+    runtime: Handle,
+    lingering: TaskTracker,
+}
+
+/// What the listener shares with the streams that it has handed out.
+struct Pool {
+    factory: Factory,
+    backlog: usize,
+    max_connections: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// No instance is made any more once the listener is gone.
+    open: bool,
+    /// Instances that have been handed out and not dropped yet.
+    connected: usize,
+    /// Instances that a client can connect to, or has connected to without being handed out.
+    waiting: usize,
+    /// Those of `waiting` that the listener has not taken over yet.
+    fresh: Vec<OwnedHandle>,
+    /// The task that waits in `poll_accept`.
+    waker: Option<Waker>,
+}
+
+impl Listener {
+    pub(crate) fn bind(
+        name: &PipeName,
+        limits: &Limits,
+        options: &ListenOptions,
+        lingering: TaskTracker,
+    ) -> Result<Self, Error> {
+        if !name::is_local(name.as_path()) {
+            let rule = r"a server listens on its own machine: \\.\pipe\NAME";
+            return Err(InvalidName::new(name.as_path().as_os_str(), rule).into());
+        }
+        let failed = |e: io::Error| Error::from_io("cannot listen on", name, e);
+        let factory = Factory::new(name.as_path(), options).map_err(failed)?;
+        let first =
+            factory
+                .create(true)
+                .map_err(|e| match e.raw_os_error().map(|it| it as u32) {
+                    Some(ERROR_ACCESS_DENIED | ERROR_PIPE_BUSY) => Error::AddressInUse {
+                        pipe: name.clone(),
+                        reason: "another server listens there",
+                    },
+                    _ => failed(e),
+                })?;
+        let pool = Pool {
+            factory,
+            backlog: limits.backlog.unwrap_or(BACKLOG) as usize,
+            max_connections: limits.max_connections,
+            state: Mutex::new(State {
+                open: true,
+                connected: 0,
+                waiting: 1,
+                fresh: vec![first],
+                waker: None,
+            }),
+        };
+        let mut listener = Listener {
+            pool: Arc::new(pool),
+            connecting: FuturesUnordered::new(),
+            runtime: Handle::current(),
+            lingering,
+        };
+        listener.top_up(None).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Waits for a client. Another instance waits for the next one before this one is handed out,
+    /// up to the limit.
+    pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        loop {
+            self.top_up(Some(cx.waker()))?;
+            let Poll::Ready(Some((pipe, result))) = self.connecting.poll_next_unpin(cx) else {
+                return Poll::Pending;
+            };
+            let mut state = self.pool.lock();
+            state.waiting -= 1;
+            match result {
+                Ok(()) => {
+                    state.connected += 1;
+                    drop(state);
+                    let slot = Slot(self.pool.clone());
+                    if let Err(error) = self.top_up(None) {
+                        tracing::warn!(%error, "cannot make the next pipe instance yet");
+                    }
+                    let lingering = self.lingering.clone();
+                    return Poll::Ready(Ok(Stream::server(pipe, slot, lingering)));
+                }
+                // A client that left before it was looked at.
+                Err(e) if e.raw_os_error() == Some(ERROR_NO_DATA as i32) => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+
+    /// Sees to it that enough instances wait for clients.
+    ///
+    /// # Errors
+    ///
+    /// When none waits, though one should.
+    fn top_up(&mut self, waker: Option<&Waker>) -> io::Result<()> {
+        let mut state = self.pool.lock();
+        if let Some(waker) = waker {
+            state.waker = Some(waker.clone());
+        }
+        while state.waiting < self.pool.backlog
+            && state.waiting + state.connected < self.pool.max_connections
+        {
+            match self.pool.factory.create(false) {
+                Ok(instance) => state.fresh.push(instance),
+                Err(e) if state.waiting == 0 => return Err(e),
+                // Those that wait will do for now.
+                Err(_) => break,
+            }
+            state.waiting += 1;
+        }
+        let fresh = std::mem::take(&mut state.fresh);
+        drop(state);
+        for instance in fresh {
+            if let Err(e) = self.listen(instance) {
+                let mut state = self.pool.lock();
+                state.waiting -= 1;
+                if state.waiting == 0 {
+                    return Err(e);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over an instance, and waits for its client from now on.
+    fn listen(&mut self, instance: OwnedHandle) -> io::Result<()> {
+        let _entered = self.runtime.enter();
+        // SAFETY: the handle is an overlapped end of a pipe that nobody else owns. On failure
+        // tokio has closed it.
+        let pipe = unsafe { NamedPipeServer::from_raw_handle(instance.into_raw_handle()) }?;
+        self.connecting.push(Box::pin(async move {
+            let result = pipe.connect().await;
+            (pipe, result)
+        }));
+        Ok(())
+    }
+}
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        state.open = false;
+        state.fresh.clear();
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.pool.lock();
+        f.debug_struct("Listener")
+            .field("waiting", &state.waiting)
+            .field("connected", &state.connected)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The place of a connected instance among those of its server.
+pub(super) struct Slot(Arc<Pool>);
+
+impl Drop for Slot {
+    /// When nobody waits for clients because the limit is reached, the successor is made here,
+    /// while the old instance still exists: without any instance, the pipe's name would be gone
+    /// for a moment, and clients would get "not found" instead of "busy".
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.connected -= 1;
+        if !state.open || state.waiting > 0 {
+            return;
+        }
+        match self.0.factory.create(false) {
+            Ok(instance) => {
+                state.fresh.push(instance);
+                state.waiting += 1;
+            }
+            // `poll_accept` will try again, and report it.
+            Err(error) => tracing::warn!(%error, "cannot make the next pipe instance yet"),
+        }
+        if let Some(waker) = state.waker.take() {
+            drop(state);
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
