@@ -1,11 +1,12 @@
+use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::listener::need_runtime;
 use crate::stream::DEFAULT_LINGER;
-use crate::sys::{self, Unavailable};
+use crate::sys::{self, ConnectOptions, Unavailable, Waited};
 use crate::{Error, InvalidName, MessageCodec, PipeConnection, PipeName, PipeStream};
 
 /// The pause between two attempts to connect: doubled from the first to the last.
@@ -57,6 +58,8 @@ impl PipeClient {
             wait_for_server: false,
             codec: MessageCodec::default(),
             linger: DEFAULT_LINGER,
+            verify_server: false,
+            platform: ConnectOptions::default(),
         }
     }
 }
@@ -70,6 +73,8 @@ pub struct ClientBuilder {
     wait_for_server: bool,
     codec: MessageCodec,
     linger: Duration,
+    verify_server: bool,
+    pub(crate) platform: ConnectOptions,
 }
 
 impl ClientBuilder {
@@ -107,10 +112,18 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether to refuse a server that does not run as the same user, before anything is sent:
+    /// a name can be taken by anyone while its server is not running. Default: no.
+    pub fn verify_server(mut self, verify: bool) -> Self {
+        self.verify_server = verify;
+        self
+    }
+
     /// Connects, and speaks messages.
     ///
-    /// There is no event for a server that becomes free, so it is asked again after pauses of
-    /// 1 ms to 50 ms, each varied at random, and at last at the deadline itself.
+    /// On Windows, the system tells when a busy server becomes free. For a missing server, and on
+    /// Unix also for a busy one, there is no such event: it is asked again after pauses of 1 ms
+    /// to 50 ms, each varied at random, and at last at the deadline itself.
     ///
     /// # Errors
     ///
@@ -119,17 +132,20 @@ impl ClientBuilder {
     /// - [`Error::Busy`]: only with [`no_wait`](Self::no_wait)
     /// - [`Error::TimedOut`] with the time waited
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
-    ///   user's
+    ///   user's, or with [`verify_server`](Self::verify_server) the server is
+    /// - [`Error::ModeMismatch`]: only in message mode
     /// - [`Error::Io`], also outside of a Tokio runtime
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
     ///
     /// # Cancel safety
     ///
     /// Cancelling stops the attempts and leaves nothing behind.
-    pub async fn connect(&self) -> Result<PipeConnection, Error> {
-        Ok(PipeConnection::new(
-            self.connect_bytes().await?,
-            self.codec.clone(),
-        ))
+    pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
+        let (connecting, codec) = (self.connect_bytes(), self.codec.clone());
+        async move { Ok(PipeConnection::new(connecting.await?, codec)) }
     }
 
     /// As [`connect`](Self::connect), for protocols that bring their own framing.
@@ -137,7 +153,12 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// The same.
-    pub async fn connect_bytes(&self) -> Result<PipeStream, Error> {
+    pub fn connect_bytes(&self) -> impl Future<Output = Result<PipeStream, Error>> + Send + use<> {
+        let builder = self.clone();
+        async move { builder.wait_and_open().await }
+    }
+
+    async fn wait_and_open(&self) -> Result<PipeStream, Error> {
         let name = self.name.clone()?;
         need_runtime("cannot connect to", &name)?;
         let started = Instant::now();
@@ -145,24 +166,52 @@ impl ClientBuilder {
         let deadline = started.checked_add(self.timeout);
         let mut pause = PAUSES.0;
         loop {
-            let error = match sys::Stream::connect(&name) {
-                Ok(io) => return Ok(PipeStream::new(io, name, self.linger)),
+            let error = match sys::Stream::connect(&name, &self.platform) {
+                Ok(io) => return self.connected(PipeStream::new(io, name, self.linger)),
                 Err(error) => error,
             };
             let state = match sys::unavailable(&error) {
                 Some(Unavailable::Missing) if self.wait_for_server => Unavailable::Missing,
                 Some(Unavailable::Missing) => return Err(Error::NotFound { pipe: name }),
                 Some(Unavailable::Busy) => Unavailable::Busy,
+                None if sys::is_mode_mismatch(&error) => {
+                    return Err(Error::ModeMismatch { pipe: name });
+                }
                 None => return Err(Error::from_io("cannot connect to", &name, error)),
             };
-            let now = Instant::now();
-            if deadline.is_some_and(|it| it <= now) {
-                return Err(self.gave_up(name, state, now - started));
+            if deadline.is_some_and(|it| it <= Instant::now()) {
+                return Err(self.gave_up(name, state, started.elapsed()));
             }
-            let next = now + jitter(pause);
-            sleep_until(deadline.map_or(next, |it| it.min(next))).await;
+            if state == Unavailable::Busy {
+                let wait = sys::wait_until_free(&name, &self.platform);
+                match until(deadline, wait).await {
+                    // Somebody else may be faster: back to the start, with the time that is left.
+                    None | Some(Waited::Free) => continue,
+                    Some(Waited::TimedOut) => {
+                        return Err(self.gave_up(name, state, started.elapsed()));
+                    }
+                    Some(Waited::Unsupported) => {}
+                }
+            }
+            until(deadline, sleep(jitter(pause))).await;
             pause = (pause * 2).min(PAUSES.1);
         }
+    }
+
+    fn connected(&self, stream: PipeStream) -> Result<PipeStream, Error> {
+        if self.verify_server {
+            let peer = stream.peer()?;
+            if !peer.is_same_user() {
+                return Err(Error::AccessDenied {
+                    pipe: stream.name().clone(),
+                    reason: match peer.user {
+                        Some(user) => format!("its server belongs to user {user}, not to you"),
+                        None => "the system does not tell whose server it is".into(),
+                    },
+                });
+            }
+        }
+        Ok(stream)
     }
 
     fn gave_up(&self, pipe: PipeName, state: Unavailable, waited: Duration) -> Error {
@@ -182,6 +231,14 @@ impl ClientBuilder {
             waited,
             reason,
         }
+    }
+}
+
+/// Waits for `future`, or for the deadline if there is one: then `None`.
+async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+    match deadline {
+        Some(deadline) => timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
     }
 }
 

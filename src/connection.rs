@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::codec::{HEADER, Progress};
 use crate::stats::{Counters, Totals};
 use crate::stream::unread;
+use crate::sys::Received;
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeStream, sys};
 
 /// What is read at a time while messages are small.
@@ -171,6 +172,24 @@ impl PipeConnection {
         self.sender.close().await
     }
 
+    /// Sends what was fed, and ends this direction only: the peer's stream ends, and it can still
+    /// answer. Does not wait until the peer has read anything.
+    ///
+    /// Where the system has no half-closing, an empty message says it: in a Windows pipe in
+    /// message mode, to a peer that takes it so.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ModeMismatch`] for a Windows pipe of bytes, which cannot be closed by half; else
+    /// as sending.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, it may have ended the direction or not: call it again.
+    pub async fn close_write(&mut self) -> Result<(), Error> {
+        self.sender.close_write().await
+    }
+
     /// Splits into two halves that can move to two tasks.
     pub fn split(self) -> (PipeSender, PipeReceiver) {
         (self.sender, self.receiver)
@@ -201,6 +220,10 @@ impl Shared {
             .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
     }
 
+    fn failed_read(&self, error: io::Error) -> Error {
+        Error::from_io("cannot read from", &self.name, error)
+    }
+
     fn closed(&self) -> Error {
         Error::Closed {
             pipe: self.name.clone(),
@@ -212,7 +235,7 @@ impl Shared {
 pub struct PipeReceiver {
     shared: Arc<Shared>,
     codec: MessageCodec,
-    /// What was read and not handed out yet.
+    /// What was read and not handed out yet. Stays empty where the system keeps messages apart.
     buf: BytesMut,
     ended: bool,
 }
@@ -228,6 +251,7 @@ impl PipeReceiver {
     /// # Errors
     ///
     /// Gives both back when they are of different connections.
+    #[allow(clippy::result_large_err, reason = "the error gives both halves back")]
     pub fn reunite(self, sender: PipeSender) -> Result<PipeConnection, ReuniteError> {
         if Arc::ptr_eq(&self.shared, &sender.shared) {
             Ok(PipeConnection {
@@ -240,6 +264,38 @@ impl PipeReceiver {
     }
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BytesMut>, Error>> {
+        match self.shared.io.messages() {
+            Some(messages) => self.poll_native(cx, messages),
+            None => self.poll_frame(cx),
+        }
+    }
+
+    /// The next message that the system has kept apart.
+    fn poll_native(
+        &self,
+        cx: &mut Context<'_>,
+        messages: &sys::Messages,
+    ) -> Poll<Result<Option<BytesMut>, Error>> {
+        let max = self.codec.max_message_size();
+        let received =
+            ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
+        Poll::Ready(match received {
+            Received::Message(message) => {
+                self.shared.counters.received(message.len());
+                Ok(Some(message))
+            }
+            Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }),
+            // How much was to come is not known any more.
+            Received::Truncated(received) => Err(Error::Truncated {
+                received,
+                expected: received + 1,
+            }),
+            Received::End => Ok(None),
+        })
+    }
+
+    /// The next message, each with its length in front.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BytesMut>, Error>> {
         loop {
             let needs = match self.codec.progress(&self.buf)? {
                 Progress::Complete(len) => {
@@ -259,10 +315,7 @@ impl PipeReceiver {
                     }));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => {
-                    let error = Error::from_io("cannot read from", &self.shared.name, e);
-                    return Poll::Ready(Err(error));
-                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(self.shared.failed_read(e))),
             }
         }
     }
@@ -359,10 +412,14 @@ pub struct PipeSender {
 
 enum SendState {
     Open,
+    /// This direction was ended; the peer may not have read everything yet.
+    Ended,
     /// Everything is with the system; waiting for the peer to read it.
     Closing(Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>),
-    /// Closed, or failed before.
+    /// The peer has everything.
     Closed,
+    /// Something was lost.
+    Failed,
 }
 
 impl PipeSender {
@@ -391,14 +448,42 @@ impl PipeSender {
             .unwrap_or_else(|_| Err(unread(&name, linger)))
     }
 
+    /// As [`PipeConnection::close_write`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub async fn close_write(&mut self) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_drain(cx)).await?;
+        if let Some(messages) = self.shared.io.messages() {
+            messages.start_send(Bytes::new());
+            poll_fn(|cx| self.poll_drain(cx)).await?;
+        } else if self.shared.io.can_shutdown() {
+            let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
+            self.shared.io.shutdown().map_err(failed)?;
+        } else {
+            return Err(Error::ModeMismatch {
+                pipe: self.shared.name.clone(),
+            });
+        }
+        self.state = SendState::Ended;
+        Ok(())
+    }
+
+    /// Whether a message can be taken before the others are with the system. One that the system
+    /// keeps apart goes out by itself.
+    fn has_room(&self) -> bool {
+        self.shared.io.messages().is_none() && !self.batch.is_full()
+    }
+
     /// Hands everything that was taken to the system.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let SendState::Closed = self.state {
+        if let SendState::Closed | SendState::Failed = self.state {
             return Poll::Ready(Err(self.shared.closed()));
         }
         let result = ready!(self.batch.poll_write(cx, &self.shared.io));
         Poll::Ready(result.map_err(|e| {
-            self.state = SendState::Closed;
+            self.state = SendState::Failed;
             self.batch.clear();
             Error::from_io("cannot write to", &self.shared.name, e)
         }))
@@ -411,7 +496,7 @@ impl Sink<Bytes> for PipeSender {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         match this.state {
-            SendState::Open if !this.batch.is_full() => Poll::Ready(Ok(())),
+            SendState::Open if this.has_room() => Poll::Ready(Ok(())),
             SendState::Open => this.poll_drain(cx),
             _ => Poll::Ready(Err(this.shared.closed())),
         }
@@ -424,7 +509,10 @@ impl Sink<Bytes> for PipeSender {
         }
         let header = this.codec.header(message.len())?;
         this.shared.counters.sent(message.len());
-        this.batch.push(header, message);
+        match this.shared.io.messages() {
+            Some(messages) => messages.start_send(message),
+            None => this.batch.push(header, message),
+        }
         Ok(())
     }
 
@@ -437,7 +525,7 @@ impl Sink<Bytes> for PipeSender {
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
-        if let SendState::Open = this.state {
+        if let SendState::Open | SendState::Ended = this.state {
             ready!(this.poll_drain(cx))?;
             let shared = this.shared.clone();
             this.state = SendState::Closing(Box::pin(async move {
@@ -449,12 +537,20 @@ impl Sink<Bytes> for PipeSender {
                 }
             }));
         }
-        if let SendState::Closing(drained) = &mut this.state {
-            let result = ready!(drained.as_mut().poll(cx));
-            this.state = SendState::Closed;
-            return Poll::Ready(result);
+        match &mut this.state {
+            SendState::Closing(drained) => {
+                let result = ready!(drained.as_mut().poll(cx));
+                let failed = result.is_err();
+                this.state = if failed {
+                    SendState::Failed
+                } else {
+                    SendState::Closed
+                };
+                Poll::Ready(result)
+            }
+            SendState::Failed => Poll::Ready(Err(this.shared.closed())),
+            SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -522,7 +618,7 @@ impl Batch {
             }
             self.advance(n);
         }
-        Poll::Ready(Ok(()))
+        io.poll_flush(cx)
     }
 
     /// Fills the rest of a write that begins with small frames from the large one behind them.

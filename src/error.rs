@@ -67,6 +67,14 @@ pub enum Error {
         /// Who refuses, and why.
         reason: String,
     },
+    /// The client wants messages that the system keeps apart, but the server's pipe is one of
+    /// bytes. Only on Windows.
+    #[error("{pipe} is a pipe of bytes, not of messages")]
+    #[non_exhaustive]
+    ModeMismatch {
+        /// The pipe that was asked for.
+        pipe: PipeName,
+    },
     /// A message is longer than the limit. When sending, nothing of it was sent and the
     /// connection goes on; when receiving, the connection is of no more use.
     #[error("a message of {size} bytes is above the limit of {max} bytes")]
@@ -117,6 +125,7 @@ impl Error {
         use io::ErrorKind;
         match self {
             Error::InvalidName(_) | Error::InvalidOption { .. } => ErrorKind::InvalidInput,
+            Error::ModeMismatch { .. } => ErrorKind::Unsupported,
             Error::NotFound { .. } => ErrorKind::NotFound,
             Error::Busy { .. } => ErrorKind::WouldBlock,
             Error::TimedOut { .. } => ErrorKind::TimedOut,

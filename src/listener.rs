@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::stream::DEFAULT_LINGER;
 use crate::sys::{self, Limits};
-use crate::{Error, PipeName, PipeStream};
+use crate::{Access, Error, PipeName, PipeStream};
 
 /// After an error in accepting, the pause before the next try: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -21,7 +21,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_s
 /// Every knob is on the [`ServerBuilder`](crate::ServerBuilder), whose
 /// [`bind_bytes`](crate::ServerBuilder::bind_bytes) makes one of these.
 ///
-/// Dropping the listener frees the name; streams that it has handed out live on.
+/// Once the listener is dropped, no client finds it; streams that it has handed out live on. On
+/// Windows another server can take the name when they are gone too.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -144,6 +145,7 @@ impl Default for Limits {
         Limits {
             backlog: None,
             max_connections: usize::MAX,
+            access: Access::Owner,
         }
     }
 }

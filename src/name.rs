@@ -22,7 +22,8 @@ use crate::sys;
 ///
 /// Every rule is checked when the name is made, before any socket or pipe is touched. Logical
 /// names follow one set of rules everywhere, so that what works on one platform works on the
-/// others: not empty, no `/`, `\` or control character, not `.` or `..`. The system's limit on
+/// others: not empty, no `/`, `\` or control character, no dot or space at the end. The system's
+/// limit on
 /// the whole path (256 UTF-16 units on Windows, about a hundred bytes elsewhere) comes on top.
 /// Windows does not tell upper from lower case in pipe names; other systems do.
 ///
@@ -77,14 +78,15 @@ fn logical_name(name: &OsStr) -> Result<&str, &'static str> {
     if name.is_empty() {
         return Err("a name is not empty");
     }
-    if name == "." || name == ".." {
-        return Err("`.` and `..` are not names");
-    }
     if name.contains(['/', '\\']) {
         return Err("a logical name has no `/` or `\\`, and a full path is absolute");
     }
     if name.chars().any(char::is_control) {
         return Err("a logical name has no control characters");
+    }
+    // Windows would drop them without a word: three names, one pipe.
+    if name.ends_with(['.', ' ']) {
+        return Err("a logical name does not end with a dot or a space");
     }
     Ok(name)
 }

@@ -186,8 +186,11 @@ impl FusedStream for PipeServer {
 pub struct ShutdownHandle(CancellationToken);
 
 impl ShutdownHandle {
-    /// Shuts the server down. The name is free when the server's `accept` has returned, or its
-    /// `serve` has begun to drain; connections live on.
+    /// Shuts the server down. When the server's `accept` has returned, or its `serve` has begun to
+    /// drain, no client finds it any more; connections live on.
+    ///
+    /// Another server can take the name then on Unix. On Windows a name is taken as long as any
+    /// connection lives.
     pub fn shutdown(&self) {
         self.0.cancel();
     }
@@ -312,6 +315,24 @@ where
     run.instrument(span).await;
 }
 
+/// Who may connect to a server. Nobody but the owner may listen on its name.
+///
+/// On Unix, others cannot enter the folder of logical names: more than the owner takes a full
+/// path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// The user that the server runs as; on Windows also the system account, elsewhere the
+    /// superuser.
+    #[default]
+    Owner,
+    /// Whoever has identified themselves to Windows (`Authenticated Users`); elsewhere the
+    /// members of the socket file's group (mode 0660).
+    Group,
+    /// Everyone on this machine.
+    Everyone,
+}
+
 /// How to listen. Can bind any number of times, one after the other.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it binds"]
@@ -332,6 +353,12 @@ impl ServerBuilder {
     /// but not accepted until another leaves.
     pub fn max_connections(mut self, clients: usize) -> Self {
         self.limits.max_connections = clients;
+        self
+    }
+
+    /// Who may connect. Default: the owner alone.
+    pub fn access(mut self, access: Access) -> Self {
+        self.limits.access = access;
         self
     }
 
@@ -374,6 +401,10 @@ impl ServerBuilder {
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
     ///   user's
     /// - [`Error::Io`], also outside of a Tokio runtime
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
     pub fn bind(&self) -> Result<PipeServer, Error> {
         let listener = self.bind_bytes()?;
         let shutdown = ShutdownHandle::default();

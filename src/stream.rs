@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
-use crate::{Error, PipeName, sys};
+use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
 pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
@@ -38,15 +38,6 @@ pub struct PipeStream {
     linger: Duration,
     /// What a message connection had read already when it was turned back into bytes.
     read_ahead: BytesMut,
-}
-
-/// Who is at the other end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Peer {
-    /// The process that opened the other end, where the system tells. It may have ended since,
-    /// and have handed its end to another process: good for logs, not for trust.
-    pub process_id: Option<u32>,
 }
 
 impl PipeStream {
@@ -189,9 +180,8 @@ macro_rules! async_write {
                 self.io.is_write_vectored()
             }
 
-            /// Does nothing: the system takes every write at once, or keeps it going.
-            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(Ok(()))
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.io.poll_flush(cx)
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,9 +3,16 @@
 //!
 //! - names: `full_path`, `resolve`, `check_length`
 //! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`
-//! - `Stream` with `connect`, `poll_read_ready`, `try_read`, `poll_write`, `poll_write_vectored`,
-//!   `is_write_vectored`, `shutdown`, `drained`, `peer`
-//! - `unavailable`, which tells why nobody could be connected to
+//! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`,
+//!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
+//!   `peer`, and `messages` where the system keeps messages apart
+//! - `Messages` with `poll_recv` and `start_send`
+//! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
+//! - `current_user`
+
+use bytes::BytesMut;
+
+use crate::Access;
 
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
@@ -15,7 +22,8 @@ mod platform;
 mod platform;
 
 pub(crate) use platform::{
-    ListenOptions, Listener, Stream, check_length, full_path, resolve, unavailable,
+    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, current_user,
+    full_path, is_mode_mismatch, resolve, unavailable, wait_until_free,
 };
 
 /// Why a server cannot be connected to right now. Anything else is an error for good.
@@ -27,6 +35,31 @@ pub(crate) enum Unavailable {
     Busy,
 }
 
+/// How a wait for a busy server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// A client may be taken now.
+    #[cfg_attr(unix, allow(dead_code))]
+    Free,
+    /// The time that the server gives its clients has passed.
+    #[cfg_attr(unix, allow(dead_code))]
+    TimedOut,
+    /// The system has no such wait here.
+    Unsupported,
+}
+
+/// What comes out of a pipe that keeps messages apart.
+#[derive(Debug)]
+#[cfg_attr(unix, allow(dead_code))]
+pub(crate) enum Received {
+    Message(BytesMut),
+    /// A message of this size, above the limit.
+    TooLarge(usize),
+    /// The peer left in the middle of a message, of which this much had come.
+    Truncated(usize),
+    End,
+}
+
 /// What [`Listener`] needs to know on every platform.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -34,6 +67,7 @@ pub(crate) struct Limits {
     pub(crate) backlog: Option<u32>,
     /// How many clients may be connected.
     pub(crate) max_connections: usize,
+    pub(crate) access: Access,
 }
 
 /// The knobs that only this platform has.

@@ -2,7 +2,8 @@ use crate::{PipeStream, ServerBuilder};
 
 /// What a server on a Unix socket can be told besides.
 pub trait ServerBuilderExt: Sized {
-    /// The socket file's mode, set before anyone can connect. Default 0600: the owner alone.
+    /// The socket file's mode, set before anyone can connect. In place of what
+    /// [`ServerBuilder::access`] says.
     ///
     /// Connecting takes write permission on the file, and permission to enter its folder: the
     /// folder of logical names is the owner's alone whatever this says, so a wider mode needs a
@@ -12,7 +13,7 @@ pub trait ServerBuilderExt: Sized {
 
 impl ServerBuilderExt for ServerBuilder {
     fn mode(mut self, mode: u32) -> Self {
-        self.platform.mode = mode;
+        self.platform.mode = Some(mode);
         self
     }
 }

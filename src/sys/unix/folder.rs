@@ -5,10 +5,17 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::UserId;
+
 /// The effective user.
 pub(super) fn uid() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.
     unsafe { libc::geteuid() }
+}
+
+/// The user that this process runs as.
+pub(crate) fn current_user() -> io::Result<UserId> {
+    Ok(UserId::new(uid().to_string()))
 }
 
 /// The folder's path: below `$XDG_RUNTIME_DIR` when that is the user's own, else below the

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::folder;
 use super::stream::Stream;
 use crate::sys::{Limits, Unavailable};
-use crate::{Error, PipeName};
+use crate::{Access, Error, PipeName};
 
 /// The backlog unless another is set; the system may cap it (`net.core.somaxconn`).
 const BACKLOG: u32 = 1024;
@@ -25,15 +25,10 @@ const BACKLOG: u32 = 1024;
 /// How long another process may hold the lock on the folder, which it does for a few calls.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct ListenOptions {
-    pub(super) mode: u32,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        ListenOptions { mode: 0o600 }
-    }
+    /// In place of what the access says.
+    pub(super) mode: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -59,8 +54,20 @@ impl Listener {
         let failed = |e| Error::from_io("cannot listen on", name, e);
         let parent = path.parent().unwrap_or(Path::new("/"));
         if name.logical {
+            if limits.access != Access::Owner {
+                let rule = "other users cannot enter the folder of logical names: take a full path";
+                return Err(Error::InvalidOption {
+                    option: "access",
+                    rule: rule.into(),
+                });
+            }
             folder::prepare(parent).map_err(failed)?;
         }
+        let mode = options.mode.unwrap_or(match limits.access {
+            Access::Owner => 0o600,
+            Access::Group => 0o660,
+            Access::Everyone => 0o666,
+        });
         // Between here and `listen`, a socket that does not answer may be another server's that
         // is just being born: only one process at a time may be in between.
         let lock = lock(parent, name)?;
@@ -74,7 +81,7 @@ impl Listener {
         // From here on the file is ours to remove, on every way out.
         let mut bound = Bound { path, armed: true };
         // Before `listen`, connecting is refused: nobody gets in under the umask's mode.
-        fs::set_permissions(path, Permissions::from_mode(options.mode)).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);
         socket
             .listen(backlog.try_into().unwrap_or(i32::MAX))

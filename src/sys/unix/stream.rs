@@ -14,8 +14,9 @@ use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::folder;
-use crate::sys::Unavailable;
-use crate::{Peer, PipeName};
+use super::messages::Messages;
+use crate::sys::{Unavailable, Waited};
+use crate::{Peer, PipeName, UserId};
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -24,6 +25,20 @@ pub(crate) struct Stream {
     reset: AtomicBool,
     /// The place among the server's connections, free again when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
+}
+
+/// There is nothing to tell a socket besides.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectOptions {}
+
+/// No event tells that a backlog has room again.
+pub(crate) async fn wait_until_free(_: &PipeName, _: &ConnectOptions) -> Waited {
+    Waited::Unsupported
+}
+
+/// Sockets have no modes.
+pub(crate) fn is_mode_mismatch(_: &io::Error) -> bool {
+    false
 }
 
 /// Asks once for a connection; the socket does not block.
@@ -55,7 +70,7 @@ impl Stream {
     }
 
     /// One attempt, which does not wait.
-    pub(crate) fn connect(name: &PipeName) -> io::Result<Self> {
+    pub(crate) fn connect(name: &PipeName, _: &ConnectOptions) -> io::Result<Self> {
         let path = name.as_path();
         if name.logical
             && let Some(parent) = path.parent()
@@ -123,6 +138,20 @@ impl Stream {
         true
     }
 
+    /// The system has taken whatever was written.
+    pub(crate) fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    pub(crate) fn messages(&self) -> Option<&Messages> {
+        None
+    }
+
+    /// Whether [`shutdown`](Self::shutdown) tells the peer.
+    pub(crate) fn can_shutdown(&self) -> bool {
+        true
+    }
+
     /// Tells the peer that nothing more will come.
     pub(crate) fn shutdown(&self) -> io::Result<()> {
         match SockRef::from(&self.io).shutdown(std::net::Shutdown::Write) {
@@ -152,6 +181,8 @@ impl Stream {
         let cred = self.io.peer_cred()?;
         Ok(Peer {
             process_id: cred.pid().and_then(|pid| pid.try_into().ok()),
+            session_id: None,
+            user: Some(UserId::new(cred.uid().to_string())),
         })
     }
 }

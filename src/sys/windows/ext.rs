@@ -1,29 +1,76 @@
-use crate::{PipeStream, ServerBuilder};
+use std::time::Duration;
+
+use super::instance::Transport;
+pub use super::stream::Impersonation;
+use crate::{ClientBuilder, PipeStream, ServerBuilder};
 
 /// What a server on a Windows named pipe can be told besides.
 pub trait ServerBuilderExt: Sized {
+    /// Lets the system keep messages apart (`PIPE_TYPE_MESSAGE`), without the length in front of
+    /// them: for peers that speak raw message pipes, as most programs in C and Go do.
+    ///
+    /// Messages of any size up to `max_message_size`, and empty ones, arrive as they were sent.
+    /// As a [`PipeStream`], such a pipe reads as bytes without boundaries, and each write is a
+    /// message.
+    fn message_mode(self) -> Self;
+
+    /// Takes an empty message for the end of the peer's direction, as go-winio, Docker and others
+    /// mean it: see [`PipeConnection::close_write`](crate::PipeConnection::close_write). Only in
+    /// message mode, where it is a message like others unless this is called.
+    fn end_on_empty_message(self) -> Self;
+
+    /// Moves bytes by overlapped I/O of this crate instead of tokio's, which reads 4 KiB at a
+    /// time: faster for large messages, and `flush` then waits until the system has taken
+    /// everything. The bytes are the same. Message mode always uses it.
+    fn overlapped_io(self) -> Self;
+
     /// The quotas of the pipe in bytes, for what comes in and for what goes out. Default 64 KiB
     /// each. A write waits while the peer's unread bytes exceed the quota.
     fn buffer_sizes(self, incoming: u32, outgoing: u32) -> Self;
 
+    /// How long clients wait that ask for the server's default, as
+    /// [`ClientBuilderExt::server_default_timeout`] and `NMPWAIT_USE_DEFAULT_WAIT` do. In whole
+    /// milliseconds; default and zero: 50 ms, the system's.
+    fn default_timeout(self, timeout: Duration) -> Self;
+
     /// Lets clients on other machines connect, which are rejected otherwise.
     fn allow_remote_clients(self) -> Self;
 
-    /// Who may do what, in the [security descriptor definition language][sddl]. Default: the
-    /// user that the server runs as and the system account may do everything, nobody else
-    /// anything.
+    /// Who may do what, in the [security descriptor definition language][sddl], in place of what
+    /// [`ServerBuilder::access`] says.
     ///
     /// FILE_GENERIC_WRITE contains the right to create instances of the pipe, so whoever has it
-    /// can pose as the server: give others individual rights. The text is checked when binding.
+    /// can pose as the server: give others individual rights, such as `0x12019b`. A text that the
+    /// system refuses is [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
     ///
     /// [sddl]: https://learn.microsoft.com/windows/win32/secauthz/security-descriptor-string-format
     fn security_descriptor(self, sddl: impl Into<String>) -> Self;
 }
 
 impl ServerBuilderExt for ServerBuilder {
+    fn message_mode(mut self) -> Self {
+        self.platform.transport = Transport::Messages;
+        self
+    }
+
+    fn end_on_empty_message(mut self) -> Self {
+        self.platform.empty_is_end = true;
+        self
+    }
+
+    fn overlapped_io(mut self) -> Self {
+        overlapped(&mut self.platform.transport);
+        self
+    }
+
     fn buffer_sizes(mut self, incoming: u32, outgoing: u32) -> Self {
         self.platform.in_buffer = incoming;
         self.platform.out_buffer = outgoing;
+        self
+    }
+
+    fn default_timeout(mut self, timeout: Duration) -> Self {
+        self.platform.default_wait = timeout.as_millis().try_into().unwrap_or(u32::MAX - 1);
         self
     }
 
@@ -35,6 +82,63 @@ impl ServerBuilderExt for ServerBuilder {
     fn security_descriptor(mut self, sddl: impl Into<String>) -> Self {
         self.platform.security_descriptor = Some(sddl.into());
         self
+    }
+}
+
+/// What a client of a Windows named pipe can be told besides.
+pub trait ClientBuilderExt: Sized {
+    /// Takes messages as the system keeps them apart, without the length in front of them: for
+    /// servers that speak raw message pipes. See [`ServerBuilderExt::message_mode`].
+    ///
+    /// A pipe of bytes is [`Error::ModeMismatch`](crate::Error::ModeMismatch).
+    fn message_mode(self) -> Self;
+
+    /// Takes an empty message for the end of the peer's direction, as go-winio, Docker and others
+    /// mean it: see [`ServerBuilderExt::end_on_empty_message`].
+    fn end_on_empty_message(self) -> Self;
+
+    /// See [`ServerBuilderExt::overlapped_io`]. Either end may have it without the other.
+    fn overlapped_io(self) -> Self;
+
+    /// Waits for a busy server as long as the server has set for its clients
+    /// ([`ServerBuilderExt::default_timeout`]), and at most the builder's `timeout`.
+    fn server_default_timeout(self) -> Self;
+
+    /// What the server may do with the client's identity. Default: tell who it is, and no more.
+    fn impersonation(self, level: Impersonation) -> Self;
+}
+
+impl ClientBuilderExt for ClientBuilder {
+    fn message_mode(mut self) -> Self {
+        self.platform.transport = Transport::Messages;
+        self
+    }
+
+    fn end_on_empty_message(mut self) -> Self {
+        self.platform.empty_is_end = true;
+        self
+    }
+
+    fn overlapped_io(mut self) -> Self {
+        overlapped(&mut self.platform.transport);
+        self
+    }
+
+    fn server_default_timeout(mut self) -> Self {
+        self.platform.server_default_wait = true;
+        self
+    }
+
+    fn impersonation(mut self, level: Impersonation) -> Self {
+        self.platform.impersonation = level;
+        self
+    }
+}
+
+/// Message mode has overlapped I/O already.
+fn overlapped(transport: &mut Transport) {
+    if *transport == Transport::Tokio {
+        *transport = Transport::Overlapped;
     }
 }
 

@@ -3,32 +3,59 @@
 use std::ffi::c_void;
 use std::io;
 use std::os::windows::ffi::OsStrExt;
-use std::os::windows::io::{FromRawHandle, OwnedHandle};
+use std::os::windows::io::{FromRawHandle, IntoRawHandle, OwnedHandle};
 use std::path::Path;
 use std::ptr::null_mut;
 
+use tokio::net::windows::named_pipe::NamedPipeServer;
 use windows_sys::Win32::Foundation::{INVALID_HANDLE_VALUE, LocalFree};
 use windows_sys::Win32::Security::Authorization::{
     ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
 };
 use windows_sys::Win32::Security::SECURITY_ATTRIBUTES;
 use windows_sys::Win32::Storage::FileSystem::{
-    FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX,
+    FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, FILE_GENERIC_READ, FILE_WRITE_ATTRIBUTES,
+    FILE_WRITE_DATA, FILE_WRITE_EA, PIPE_ACCESS_DUPLEX,
 };
 use windows_sys::Win32::System::Pipes::{
-    CreateNamedPipeW, PIPE_ACCEPT_REMOTE_CLIENTS, PIPE_READMODE_BYTE, PIPE_REJECT_REMOTE_CLIENTS,
-    PIPE_TYPE_BYTE, PIPE_UNLIMITED_INSTANCES, PIPE_WAIT,
+    CreateNamedPipeW, PIPE_ACCEPT_REMOTE_CLIENTS, PIPE_READMODE_BYTE, PIPE_READMODE_MESSAGE,
+    PIPE_REJECT_REMOTE_CLIENTS, PIPE_TYPE_BYTE, PIPE_TYPE_MESSAGE, PIPE_UNLIMITED_INSTANCES,
+    PIPE_WAIT,
 };
 
+use super::pipe::Pipe;
 use super::user;
+use crate::{Access, Error};
 
 #[derive(Clone, Debug)]
 pub(crate) struct ListenOptions {
     pub(super) in_buffer: u32,
     pub(super) out_buffer: u32,
     pub(super) accept_remote: bool,
-    /// `None` for the owner and the system account alone.
+    pub(super) transport: Transport,
+    pub(super) empty_is_end: bool,
+    /// What clients that ask for it wait at most, in milliseconds; 0 is the system's 50.
+    pub(super) default_wait: u32,
+    /// In place of what the access says.
     pub(super) security_descriptor: Option<String>,
+}
+
+/// Whose I/O moves the bytes of a pipe, and whether the system keeps messages apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// tokio's, as bytes.
+    Tokio,
+    /// Our own, as bytes.
+    Overlapped,
+    /// Our own, as messages.
+    Messages,
+}
+
+/// An instance that has its client.
+#[derive(Debug)]
+pub(super) enum Instance {
+    Tokio(NamedPipeServer),
+    Own { pipe: Pipe, messages: bool },
 }
 
 impl Default for ListenOptions {
@@ -37,6 +64,9 @@ impl Default for ListenOptions {
             in_buffer: 64 << 10,
             out_buffer: 64 << 10,
             accept_remote: false,
+            transport: Transport::Tokio,
+            empty_is_end: false,
+            default_wait: 0,
             security_descriptor: None,
         }
     }
@@ -51,12 +81,10 @@ pub(super) struct Factory {
 }
 
 impl Factory {
-    pub(super) fn new(path: &Path, options: &ListenOptions) -> io::Result<Self> {
+    pub(super) fn new(path: &Path, access: Access, options: &ListenOptions) -> Result<Self, Error> {
         let security = match &options.security_descriptor {
             Some(sddl) => SecurityDescriptor::new(sddl)?,
-            // The system's own default lets everybody read. This grants the user and the system
-            // account everything (FA), and inherits nothing (P).
-            None => SecurityDescriptor::new(&format!("D:P(A;;FA;;;{})(A;;FA;;;SY)", user::sid()?))?,
+            None => SecurityDescriptor::new(&sddl(access)?)?,
         };
         let path = path.as_os_str().encode_wide().chain([0]).collect();
         Ok(Factory {
@@ -86,16 +114,20 @@ impl Factory {
             true => PIPE_ACCEPT_REMOTE_CLIENTS,
             false => PIPE_REJECT_REMOTE_CLIENTS,
         };
+        let kind = match self.options.transport {
+            Transport::Messages => PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE,
+            Transport::Tokio | Transport::Overlapped => PIPE_TYPE_BYTE | PIPE_READMODE_BYTE,
+        };
         // SAFETY: the path ends with NUL, and the descriptor lives as long as `self`.
         let handle = unsafe {
             CreateNamedPipeW(
                 self.path.as_ptr(),
                 PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | first,
-                PIPE_TYPE_BYTE | PIPE_READMODE_BYTE | PIPE_WAIT | remote,
+                kind | PIPE_WAIT | remote,
                 PIPE_UNLIMITED_INSTANCES,
                 self.options.out_buffer,
                 self.options.in_buffer,
-                0,
+                self.options.default_wait,
                 &security,
             )
         };
@@ -105,6 +137,44 @@ impl Factory {
         // SAFETY: the call has just given us this handle, and nobody else has it.
         Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
     }
+}
+
+impl Factory {
+    /// Takes over an instance for the I/O that it is meant for. Tokio's needs to be in its runtime.
+    pub(super) fn adopt(&self, instance: OwnedHandle) -> io::Result<Instance> {
+        let messages = match self.options.transport {
+            Transport::Tokio => {
+                // SAFETY: the handle is an overlapped end of a pipe that nobody else owns. On
+                // failure tokio has closed it.
+                let pipe = unsafe { NamedPipeServer::from_raw_handle(instance.into_raw_handle()) };
+                return pipe.map(Instance::Tokio);
+            }
+            Transport::Overlapped => false,
+            Transport::Messages => true,
+        };
+        Ok(Instance::Own {
+            pipe: Pipe::new(instance, self.options.empty_is_end)?,
+            messages,
+        })
+    }
+}
+
+/// What a client needs for talking: reading, writing, setting the read mode. Not
+/// FILE_GENERIC_WRITE, which contains FILE_APPEND_DATA, which for pipes is the right to create
+/// instances: <https://learn.microsoft.com/windows/win32/ipc/named-pipe-security-and-access-rights>.
+pub(super) const CLIENT_RIGHTS: u32 =
+    FILE_GENERIC_READ | FILE_WRITE_DATA | FILE_WRITE_ATTRIBUTES | FILE_WRITE_EA;
+
+/// The system's own default lets everybody read. This makes the user the owner, gives the user
+/// and the system account everything (FA), lets others talk, and inherits nothing (P).
+fn sddl(access: Access) -> io::Result<String> {
+    let user = user::current_user()?;
+    let others = match access {
+        Access::Owner => String::new(),
+        Access::Group => format!("(A;;{CLIENT_RIGHTS:#x};;;AU)"),
+        Access::Everyone => format!("(A;;{CLIENT_RIGHTS:#x};;;WD)"),
+    };
+    Ok(format!("O:{user}D:P(A;;FA;;;{user})(A;;FA;;;SY){others}"))
 }
 
 /// A security descriptor in the system's binary form.
@@ -118,27 +188,48 @@ unsafe impl Send for SecurityDescriptor {}
 unsafe impl Sync for SecurityDescriptor {}
 
 impl SecurityDescriptor {
-    fn new(sddl: &str) -> io::Result<Self> {
-        let wide: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
-        let mut descriptor = null_mut();
-        // SAFETY: the text ends with NUL; `descriptor` is written on success.
-        let done = unsafe {
-            ConvertStringSecurityDescriptorToSecurityDescriptorW(
-                wide.as_ptr(),
-                SDDL_REVISION_1,
-                &mut descriptor,
-                null_mut(),
-            )
-        };
-        if done == 0 {
-            let error = io::Error::last_os_error();
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("the security descriptor {sddl:?} is refused: {error}"),
-            ));
-        }
-        Ok(SecurityDescriptor(descriptor))
+    fn new(sddl: &str) -> Result<Self, Error> {
+        parse(sddl).map_err(|error| Error::InvalidOption {
+            option: "security_descriptor",
+            rule: match refused_part(sddl) {
+                Some((at, part)) => {
+                    format!("the system refuses {part:?} at byte {at} of {sddl:?}: {error}")
+                }
+                None => format!("the system refuses {sddl:?}: {error}"),
+            },
+        })
     }
+}
+
+fn parse(sddl: &str) -> io::Result<SecurityDescriptor> {
+    let wide: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
+    let mut descriptor = null_mut();
+    // SAFETY: the text ends with NUL; `descriptor` is written on success.
+    let done = unsafe {
+        let text = wide.as_ptr();
+        let (revision, no_size) = (SDDL_REVISION_1, null_mut());
+        ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            text,
+            revision,
+            &mut descriptor,
+            no_size,
+        )
+    };
+    if done == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SecurityDescriptor(descriptor))
+}
+
+/// The first entry in parentheses that the system refuses on its own, and where it begins: the
+/// system itself does not say what it stumbled over.
+fn refused_part(sddl: &str) -> Option<(usize, &str)> {
+    let starts = sddl.match_indices('(').map(|(at, _)| at);
+    let mut parts = starts.filter_map(|at| {
+        let len = sddl[at..].find(')')? + 1;
+        Some((at, &sddl[at..at + len]))
+    });
+    parts.find(|(_, part)| parse(&format!("D:{part}")).is_err())
 }
 
 impl Drop for SecurityDescriptor {

@@ -1,20 +1,18 @@
 //! The instances of one server: some wait for a client, the others have one.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::os::windows::io::{IntoRawHandle, OwnedHandle};
-use std::pin::Pin;
+use std::os::windows::io::OwnedHandle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::windows::named_pipe::NamedPipeServer;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
-use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_NO_DATA, ERROR_PIPE_BUSY};
+use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
+use super::connecting::Connecting;
 use super::instance::{Factory, ListenOptions};
 use super::name;
 use super::stream::Stream;
@@ -23,8 +21,6 @@ use crate::{Error, InvalidName, PipeName};
 
 /// How many instances wait for clients unless told otherwise.
 const BACKLOG: u32 = 8;
-
-type Connecting = Pin<Box<dyn Future<Output = (NamedPipeServer, io::Result<()>)> + Send>>;
 
 pub(crate) struct Listener {
     pool: Arc<Pool>,
@@ -66,7 +62,7 @@ impl Listener {
             return Err(InvalidName::new(name.as_path().as_os_str(), rule).into());
         }
         let failed = |e: io::Error| Error::from_io("cannot listen on", name, e);
-        let factory = Factory::new(name.as_path(), options).map_err(failed)?;
+        let factory = Factory::new(name.as_path(), limits.access, options)?;
         let first =
             factory
                 .create(true)
@@ -102,29 +98,25 @@ impl Listener {
     /// Waits for a client. Another instance waits for the next one before this one is handed out,
     /// up to the limit.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        loop {
-            self.top_up(Some(cx.waker()))?;
-            let Poll::Ready(Some((pipe, result))) = self.connecting.poll_next_unpin(cx) else {
-                return Poll::Pending;
-            };
-            let mut state = self.pool.lock();
-            state.waiting -= 1;
-            match result {
-                Ok(()) => {
-                    state.connected += 1;
-                    drop(state);
-                    let slot = Slot(self.pool.clone());
-                    if let Err(error) = self.top_up(None) {
-                        tracing::warn!(%error, "cannot make the next pipe instance yet");
-                    }
-                    let lingering = self.lingering.clone();
-                    return Poll::Ready(Ok(Stream::server(pipe, slot, lingering)));
-                }
-                // A client that left before it was looked at.
-                Err(e) if e.raw_os_error() == Some(ERROR_NO_DATA as i32) => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+        self.top_up(Some(cx.waker()))?;
+        let Poll::Ready(Some((instance, result))) = self.connecting.poll_next_unpin(cx) else {
+            return Poll::Pending;
+        };
+        let mut state = self.pool.lock();
+        state.waiting -= 1;
+        let slot = result.is_ok().then(|| {
+            state.connected += 1;
+            Slot(self.pool.clone())
+        });
+        drop(state);
+        // Before this instance is handed out, or dropped: the name never goes away.
+        if let Err(error) = self.top_up(None) {
+            tracing::warn!(%error, "cannot make the next pipe instance yet");
         }
+        result?;
+        let _entered = self.runtime.enter();
+        let end = self.pool.factory.adopt(instance)?;
+        Poll::Ready(Ok(Stream::server(end, slot, self.lingering.clone())))
     }
 
     /// Sees to it that enough instances wait for clients.
@@ -151,27 +143,17 @@ impl Listener {
         let fresh = std::mem::take(&mut state.fresh);
         drop(state);
         for instance in fresh {
-            if let Err(e) = self.listen(instance) {
-                let mut state = self.pool.lock();
-                state.waiting -= 1;
-                if state.waiting == 0 {
-                    return Err(e);
+            match Connecting::new(instance) {
+                Ok(connecting) => self.connecting.push(connecting),
+                Err(e) => {
+                    let mut state = self.pool.lock();
+                    state.waiting -= 1;
+                    if state.waiting == 0 {
+                        return Err(e);
+                    }
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Takes over an instance, and waits for its client from now on.
-    fn listen(&mut self, instance: OwnedHandle) -> io::Result<()> {
-        let _entered = self.runtime.enter();
-        // SAFETY: the handle is an overlapped end of a pipe that nobody else owns. On failure
-        // tokio has closed it.
-        let pipe = unsafe { NamedPipeServer::from_raw_handle(instance.into_raw_handle()) }?;
-        self.connecting.push(Box::pin(async move {
-            let result = pipe.connect().await;
-            (pipe, result)
-        }));
         Ok(())
     }
 }

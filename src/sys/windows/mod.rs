@@ -1,14 +1,21 @@
-//! Named pipes through tokio's completion-port I/O.
+//! Named pipes: through tokio's completion-port I/O, or through overlapped I/O of our own.
 
+mod connecting;
 pub(super) mod ext;
 mod flush;
 mod instance;
 mod listener;
 mod name;
+mod overlapped;
+mod pipe;
 mod stream;
 mod user;
+mod wait;
 
 pub(crate) use instance::ListenOptions;
 pub(crate) use listener::Listener;
 pub(crate) use name::{check_length, full_path, resolve};
-pub(crate) use stream::{Stream, unavailable};
+pub(crate) use pipe::{Pipe as Messages, is_mode_mismatch};
+pub(crate) use stream::{ConnectOptions, Stream, unavailable};
+pub(crate) use user::current_user;
+pub(crate) use wait::wait_until_free;

@@ -21,7 +21,7 @@ pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
         return None;
     }
     Some(match split(bytes) {
-        Some((_, pipe)) if pipe.is_empty() => Err("the pipe's name is not empty"),
+        Some((_, b"")) => Err("the pipe's name is not empty"),
         Some((_, pipe)) if pipe.contains(&b'\\') => Err("the pipe's name has no `\\`"),
         Some((_, pipe)) if pipe.contains(&0) => Err("the pipe's name has no NUL"),
         Some((server, _)) if !server.is_empty() => Ok(name.into()),
@@ -40,6 +40,11 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 pub(super) fn is_local(path: &Path) -> bool {
     split(path.as_os_str().as_encoded_bytes())
         .is_some_and(|(server, _)| matches!(server, b"." | b"?"))
+}
+
+/// What the pipe file system calls it: the path without server and folder.
+pub(super) fn pipe(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or(path.as_os_str())
 }
 
 /// Where the pipe of a logical name is.

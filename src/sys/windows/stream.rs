@@ -1,23 +1,38 @@
 //! A connected end of a named pipe.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, RawHandle};
+use std::os::windows::ffi::OsStrExt;
+use std::os::windows::io::{
+    AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle, RawHandle,
+};
+use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BufMut;
-use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient, NamedPipeServer};
+use bytes::{BufMut, BytesMut};
+use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{
-    ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_PIPE_NOT_CONNECTED,
+    ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_PIPE_NOT_CONNECTED, HANDLE, INVALID_HANDLE_VALUE,
 };
-use windows_sys::Win32::System::Pipes::{GetNamedPipeClientProcessId, GetNamedPipeServerProcessId};
+use windows_sys::Win32::Storage::FileSystem::{
+    CreateFileW, FILE_FLAG_OVERLAPPED, OPEN_EXISTING, SECURITY_ANONYMOUS, SECURITY_IDENTIFICATION,
+    SECURITY_SQOS_PRESENT,
+};
+use windows_sys::Win32::System::Pipes::{
+    GetNamedPipeClientProcessId, GetNamedPipeClientSessionId, GetNamedPipeServerProcessId,
+    GetNamedPipeServerSessionId,
+};
 
 use super::flush::flush;
+use super::instance::{Instance, Transport};
 use super::listener::Slot;
+use super::pipe::Pipe;
+use super::user;
 use crate::sys::Unavailable;
 use crate::{Peer, PipeName};
 
@@ -32,7 +47,7 @@ const LINGER: Duration = Duration::from_secs(5);
 pub(crate) struct Stream {
     /// First of the fields, so that the instance's successor is made before it is closed.
     _slot: Option<Slot>,
-    pipe: Arc<Pipe>,
+    end: Arc<End>,
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
     /// Whether the peer has left.
@@ -41,20 +56,59 @@ pub(crate) struct Stream {
     lingering: Option<TaskTracker>,
 }
 
+/// Whose I/O moves the bytes.
 #[derive(Debug)]
-enum Pipe {
+enum End {
     Server(NamedPipeServer),
     Client(NamedPipeClient),
+    /// `messages`: the system keeps them apart.
+    Own {
+        pipe: Pipe,
+        is_server: bool,
+        messages: bool,
+    },
 }
 
 /// Calls the same method of whichever end it is.
 macro_rules! either {
-    ($pipe:expr, $it:ident => $call:expr) => {
-        match $pipe {
-            Pipe::Server($it) => $call,
-            Pipe::Client($it) => $call,
+    ($end:expr, $it:ident => $call:expr) => {
+        match $end {
+            End::Server($it) => $call,
+            End::Client($it) => $call,
+            End::Own { pipe: $it, .. } => $call,
         }
     };
+}
+
+/// How a client opens its end.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectOptions {
+    pub(super) transport: Transport,
+    pub(super) empty_is_end: bool,
+    pub(super) impersonation: Impersonation,
+    /// Whether the server says how long a busy pipe is waited for.
+    pub(super) server_default_wait: bool,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        ConnectOptions {
+            transport: Transport::Tokio,
+            empty_is_end: false,
+            impersonation: Impersonation::Identification,
+            server_default_wait: false,
+        }
+    }
+}
+
+/// What a client lets its server do with the client's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Impersonation {
+    /// Nothing: the server cannot even tell who the client is.
+    Anonymous = SECURITY_ANONYMOUS,
+    /// Ask who the client is, and no more. The default.
+    Identification = SECURITY_IDENTIFICATION,
 }
 
 /// What an error of [`Stream::connect`] says about the server.
@@ -67,62 +121,108 @@ pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
 }
 
 impl Stream {
-    pub(super) fn server(pipe: NamedPipeServer, slot: Slot, lingering: TaskTracker) -> Self {
-        Stream::new(Pipe::Server(pipe), Some(slot), Some(lingering))
+    pub(super) fn server(instance: Instance, slot: Option<Slot>, lingering: TaskTracker) -> Self {
+        match instance {
+            Instance::Tokio(pipe) => Stream::new(End::Server(pipe), slot, Some(lingering)),
+            Instance::Own { pipe, messages } => {
+                let end = End::Own {
+                    pipe,
+                    is_server: true,
+                    messages,
+                };
+                Stream::new(end, slot, Some(lingering))
+            }
+        }
     }
 
-    fn new(pipe: Pipe, slot: Option<Slot>, lingering: Option<TaskTracker>) -> Self {
+    fn new(end: End, slot: Option<Slot>, lingering: Option<TaskTracker>) -> Self {
         Stream {
             _slot: slot,
-            pipe: Arc::new(pipe),
+            end: Arc::new(end),
             unconfirmed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lingering,
         }
     }
 
-    /// One attempt, which does not wait. The server may identify the client, and no more:
-    /// tokio's default is SECURITY_SQOS_PRESENT with SECURITY_IDENTIFICATION.
-    pub(crate) fn connect(name: &PipeName) -> io::Result<Self> {
-        let pipe = ClientOptions::new().open(name.as_path())?;
-        Ok(Stream::new(Pipe::Client(pipe), None, None))
+    /// One attempt, which does not wait.
+    pub(crate) fn connect(name: &PipeName, options: &ConnectOptions) -> io::Result<Self> {
+        let handle = open(name, options)?;
+        let messages = options.transport == Transport::Messages;
+        let end = if options.transport == Transport::Tokio {
+            // SAFETY: the handle is a client's end, opened for overlapped I/O, that nobody else
+            // owns.
+            End::Client(unsafe { NamedPipeClient::from_raw_handle(handle.into_raw_handle()) }?)
+        } else {
+            let pipe = Pipe::new(handle, options.empty_is_end)?;
+            if messages {
+                pipe.set_message_mode()?;
+            }
+            End::Own {
+                pipe,
+                is_server: false,
+                messages,
+            }
+        };
+        Ok(Stream::new(end, None, None))
+    }
+
+    /// The pipe, if the system keeps its messages apart.
+    pub(crate) fn messages(&self) -> Option<&Pipe> {
+        match &*self.end {
+            End::Own {
+                pipe,
+                messages: true,
+                ..
+            } => Some(pipe),
+            _ => None,
+        }
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(&*self.pipe, it => it.poll_read_ready(cx))
+        either!(&*self.end, it => it.poll_read_ready(cx))
     }
 
     /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
     pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
-        match either!(&*self.pipe, it => it.try_read_buf(buf)) {
-            Ok(0) => {
-                self.ended.store(true, Relaxed);
-                Ok(0)
-            }
-            // The server has disconnected this client: its way of hanging up.
-            Err(e) if e.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) => {
-                self.ended.store(true, Relaxed);
-                Ok(0)
-            }
-            result => result,
+        let read = self.end.try_read(buf);
+        if let Ok(0) = read {
+            self.ended.store(true, Relaxed);
         }
+        read
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let buf = &buf[..buf.len().min(MAX_WRITE)];
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
         self.unconfirmed.store(true, Relaxed);
+        let few = &buf[..buf.len().min(MAX_WRITE)];
         loop {
-            ready!(either!(&*self.pipe, it => it.poll_write_ready(cx)))?;
-            match either!(&*self.pipe, it => it.try_write(buf)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(e) if e.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, e)));
+            let written = match &*self.end {
+                End::Server(it) => {
+                    ready!(it.poll_write_ready(cx))?;
+                    it.try_write(few)
                 }
-                result => return Poll::Ready(result),
+                End::Client(it) => {
+                    ready!(it.poll_write_ready(cx))?;
+                    it.try_write(few)
+                }
+                End::Own { pipe, .. } => return pipe.poll_write(cx, buf),
+            };
+            match written {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                result => return Poll::Ready(result.map_err(closed)),
             }
+        }
+    }
+
+    /// Waits until the system has taken what was written, where it tells: tokio's pipes keep the
+    /// last write going on their own.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &*self.end {
+            End::Own { pipe, .. } => pipe.poll_flush(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -143,6 +243,11 @@ impl Stream {
         false
     }
 
+    /// Whether [`shutdown`](Self::shutdown) tells the peer.
+    pub(crate) fn can_shutdown(&self) -> bool {
+        false
+    }
+
     /// A pipe of bytes cannot be closed in one direction: the peer sees the end when this end is
     /// dropped.
     pub(crate) fn shutdown(&self) -> io::Result<()> {
@@ -151,26 +256,68 @@ impl Stream {
 
     /// Waits until the peer has read everything that was written; an error when it never will.
     pub(crate) async fn drained(&self) -> io::Result<()> {
-        if self.unconfirmed.load(Relaxed) {
-            flush(self.pipe.clone()).await?;
+        if self.may_be_unread() {
+            flush(self.end.clone()).await.map_err(closed)?;
             self.unconfirmed.store(false, Relaxed);
         }
         Ok(())
     }
 
+    fn may_be_unread(&self) -> bool {
+        // What went out as messages did not come by here.
+        self.messages().is_some() || self.unconfirmed.load(Relaxed)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.messages().is_some_and(Pipe::has_ended) || self.ended.load(Relaxed)
+    }
+
+    /// Who is at the other end. What the system does not tell is left out, except that it must
+    /// tell the process, which it does as long as the pipe is connected.
     pub(crate) fn peer(&self) -> io::Result<Peer> {
-        let ask = match &*self.pipe {
-            Pipe::Server(_) => GetNamedPipeClientProcessId,
-            Pipe::Client(_) => GetNamedPipeServerProcessId,
+        let is_server = self.is_server();
+        let (process_id, session_id) = if is_server {
+            (
+                self.ask(GetNamedPipeClientProcessId)?,
+                self.ask(GetNamedPipeClientSessionId),
+            )
+        } else {
+            (
+                self.ask(GetNamedPipeServerProcessId)?,
+                self.ask(GetNamedPipeServerSessionId),
+            )
         };
-        let mut process_id = 0;
-        // SAFETY: the handle is open for as long as `self` is borrowed.
-        if unsafe { ask(self.pipe.as_raw_handle(), &mut process_id) } == 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let handle = self.as_handle();
+        let user = match is_server {
+            true => user::of_client(handle, Some(process_id)),
+            false => user::of_owner(handle),
+        };
         Ok(Peer {
             process_id: Some(process_id),
+            session_id: session_id.ok(),
+            user: user.ok(),
         })
+    }
+
+    fn is_server(&self) -> bool {
+        matches!(
+            &*self.end,
+            End::Server(_)
+                | End::Own {
+                    is_server: true,
+                    ..
+                }
+        )
+    }
+
+    /// Asks the system for one of the numbers that it has of a pipe.
+    fn ask(&self, question: unsafe extern "system" fn(HANDLE, *mut u32) -> i32) -> io::Result<u32> {
+        let mut answer = 0;
+        // SAFETY: the handle is open for as long as `self` is borrowed; `answer` is written.
+        if unsafe { question(self.end.as_raw_handle(), &mut answer) } == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(answer)
     }
 }
 
@@ -181,25 +328,99 @@ impl Drop for Stream {
         let Some(lingering) = &self.lingering else {
             return;
         };
-        if !*self.unconfirmed.get_mut() || *self.ended.get_mut() {
+        if !self.may_be_unread() || self.has_ended() {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
-            let pipe = self.pipe.clone();
-            let flush = async move { tokio::time::timeout(LINGER, flush(pipe)).await };
-            lingering.spawn_on(flush, &runtime);
+            let end = self.end.clone();
+            let linger = async move {
+                // As long as it waits for the peer to read, the peer must not wait for it.
+                let taken = async {
+                    tokio::select! {
+                        _ = flush(end.clone()) => {}
+                        _ = end.discard() => {}
+                    }
+                };
+                let _ = tokio::time::timeout(LINGER, taken).await;
+            };
+            lingering.spawn_on(linger, &runtime);
         }
     }
 }
 
-impl AsRawHandle for Pipe {
+impl End {
+    fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+        let read = match self {
+            End::Server(it) => it.try_read_buf(buf),
+            End::Client(it) => it.try_read_buf(buf),
+            End::Own { pipe, .. } => pipe.try_read(buf),
+        };
+        match read {
+            // The server has disconnected this client: its way of hanging up.
+            Err(e) if e.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Reads and throws away, until the peer has left.
+    async fn discard(&self) -> io::Result<()> {
+        let mut scratch = BytesMut::new();
+        loop {
+            poll_fn(|cx| either!(self, it => it.poll_read_ready(cx))).await?;
+            scratch.clear();
+            scratch.reserve(4 << 10);
+            match self.try_read(&mut scratch) {
+                Ok(0) => return Ok(()),
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AsRawHandle for End {
     fn as_raw_handle(&self) -> RawHandle {
-        either!(self, it => it.as_raw_handle())
+        either!(self, it => it.as_handle().as_raw_handle())
     }
 }
 
 impl AsHandle for Stream {
     fn as_handle(&self) -> BorrowedHandle<'_> {
-        either!(&*self.pipe, it => it.as_handle())
+        either!(&*self.end, it => it.as_handle())
     }
+}
+
+/// Opens a client's end, for bytes.
+fn open(name: &PipeName, options: &ConnectOptions) -> io::Result<OwnedHandle> {
+    let path: Vec<u16> = name
+        .as_path()
+        .as_os_str()
+        .encode_wide()
+        .chain([0])
+        .collect();
+    // SAFETY: the path ends with NUL; no security attributes, no template.
+    let handle = unsafe {
+        CreateFileW(
+            path.as_ptr(),
+            super::instance::CLIENT_RIGHTS,
+            0,
+            null(),
+            OPEN_EXISTING,
+            FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | options.impersonation as u32,
+            null_mut(),
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just given us this handle, and nobody else has it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// A peer that was disconnected is one that has left, which std does not know of.
+pub(super) fn closed(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) {
+        return io::Error::new(io::ErrorKind::BrokenPipe, error);
+    }
+    error
 }

@@ -1,0 +1,208 @@
+//! An instance that waits for its client.
+//!
+//! Not by tokio, nor on the thread pool: both let go of a waiting instance some time after it was
+//! dropped, and until then clients can connect to it, as if the server were still there.
+
+use std::cell::UnsafeCell;
+use std::ffi::c_void;
+use std::future::Future;
+use std::io;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::pin::Pin;
+use std::ptr::{null, null_mut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use windows_sys::Win32::Foundation::{
+    ERROR_IO_PENDING, ERROR_NO_DATA, ERROR_PIPE_CONNECTED, GetLastError, HANDLE,
+    INVALID_HANDLE_VALUE,
+};
+use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED};
+use windows_sys::Win32::System::Pipes::ConnectNamedPipe;
+use windows_sys::Win32::System::Threading::{
+    CreateEventW, INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEONLYONCE,
+};
+
+/// The future of an instance's client. When it is dropped before, the instance is gone.
+pub(super) struct Connecting {
+    /// `None` once handed out.
+    instance: Option<OwnedHandle>,
+    /// While the system waits for the client.
+    pending: Option<Box<Pending>>,
+    result: io::Result<()>,
+}
+
+/// What the system writes to, and what it calls back with.
+struct Pending {
+    overlapped: UnsafeCell<OVERLAPPED>,
+    event: OwnedHandle,
+    signal: Mutex<Signal>,
+    /// The registered wait for the event; null if there is none.
+    wait: HANDLE,
+}
+
+#[derive(Default)]
+struct Signal {
+    raised: bool,
+    waker: Option<Waker>,
+}
+
+// SAFETY: the handles may be used from any thread, and `overlapped` only moves with its owner.
+unsafe impl Send for Pending {}
+// SAFETY: by reference only `signal` is used, by the callback.
+unsafe impl Sync for Pending {}
+
+impl Connecting {
+    pub(super) fn new(instance: OwnedHandle) -> io::Result<Self> {
+        let mut pending = Box::new(Pending::new()?);
+        // SAFETY: the handle is open, and the box is kept until the operation is over.
+        let done = unsafe { ConnectNamedPipe(instance.as_raw_handle(), pending.overlapped.get()) };
+        let error = match done {
+            // SAFETY: reads this thread's last error.
+            0 => unsafe { GetLastError() },
+            _ => ERROR_PIPE_CONNECTED,
+        };
+        let mut this = Connecting {
+            instance: Some(instance),
+            pending: None,
+            result: Ok(()),
+        };
+        match error {
+            ERROR_IO_PENDING => {
+                let registered = pending.register();
+                this.pending = Some(pending);
+                // On failure, dropping `this` ends the operation.
+                registered?;
+            }
+            // A client was faster; with ERROR_NO_DATA it has even left again, but what it has
+            // written is still there to be read.
+            ERROR_PIPE_CONNECTED | ERROR_NO_DATA => {}
+            error => this.result = Err(io::Error::from_raw_os_error(error as i32)),
+        }
+        Ok(this)
+    }
+}
+
+impl Future for Connecting {
+    /// The instance, and whether it has a client.
+    type Output = (OwnedHandle, io::Result<()>);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let instance = this.instance.as_ref().expect("polled after it was ready");
+        if let Some(pending) = &this.pending {
+            let mut signal = pending.signal();
+            if !signal.raised {
+                signal.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            drop(signal);
+            this.result = pending.result(instance, false);
+        }
+        if let Some(mut pending) = this.pending.take() {
+            pending.unregister();
+        }
+        let result = std::mem::replace(&mut this.result, Ok(()));
+        Poll::Ready((this.instance.take().expect("it is there"), result))
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        let (Some(instance), Some(pending)) = (&self.instance, &mut self.pending) else {
+            return;
+        };
+        pending.unregister();
+        // SAFETY: the handle is open, and the operation was started with this structure.
+        unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
+        // Cancelled or complete, it is over in a moment: only then may the box go.
+        let _ = pending.result(instance, true);
+    }
+}
+
+impl Pending {
+    fn new() -> io::Result<Self> {
+        // SAFETY: no attributes, no name; reset by hand, and not signalled.
+        let event = unsafe { CreateEventW(null(), 1, 0, null()) };
+        if event.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has just given us this handle, and nobody else has it.
+        let event = unsafe { OwnedHandle::from_raw_handle(event) };
+        let overlapped = OVERLAPPED {
+            hEvent: event.as_raw_handle(),
+            ..OVERLAPPED::default()
+        };
+        Ok(Pending {
+            overlapped: UnsafeCell::new(overlapped),
+            event,
+            signal: Mutex::default(),
+            wait: null_mut(),
+        })
+    }
+
+    /// Has `signalled` called once the operation is over.
+    fn register(self: &mut Box<Self>) -> io::Result<()> {
+        let (event, context) = (self.event.as_raw_handle(), (&raw const self.signal).cast());
+        // SAFETY: the box, and `signal` in it, stay where they are until `unregister`, which waits
+        // for the callback.
+        let done = unsafe {
+            RegisterWaitForSingleObject(
+                &mut self.wait,
+                event,
+                Some(signalled),
+                context,
+                INFINITE,
+                WT_EXECUTEONLYONCE,
+            )
+        };
+        if done == 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// From here on the callback neither runs nor will run.
+    fn unregister(&mut self) {
+        let wait = std::mem::take(&mut self.wait);
+        if !wait.is_null() {
+            // SAFETY: registered above, and unregistered once. The callback takes no lock that
+            // this thread could hold.
+            unsafe { UnregisterWaitEx(wait, INVALID_HANDLE_VALUE) };
+        }
+    }
+
+    /// How the operation ended. With `wait`, not before it has.
+    fn result(&self, instance: &OwnedHandle, wait: bool) -> io::Result<()> {
+        let mut bytes = 0;
+        let instance = instance.as_raw_handle();
+        // SAFETY: the handle is open, and the operation was started with this structure.
+        let done = unsafe {
+            GetOverlappedResult(instance, self.overlapped.get(), &mut bytes, i32::from(wait))
+        };
+        if done == 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn signal(&self) -> MutexGuard<'_, Signal> {
+        self.signal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Called by the system on one of its threads when the event is signalled.
+unsafe extern "system" fn signalled(context: *mut c_void, _: bool) {
+    // SAFETY: the context is `signal`, which lives until this has returned.
+    let signal = unsafe { &*context.cast_const().cast::<Mutex<Signal>>() };
+    let waker = {
+        let mut signal = signal.lock().unwrap_or_else(PoisonError::into_inner);
+        signal.raised = true;
+        signal.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,324 @@
+//! One end of a pipe over overlapped I/O of our own: as messages that the system keeps apart, or
+//! as bytes.
+
+use std::fmt;
+use std::io;
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, OwnedHandle};
+use std::ptr::null_mut;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use windows_sys::Win32::Foundation::{
+    ERROR_BROKEN_PIPE, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, ERROR_PIPE_NOT_CONNECTED,
+    ERROR_SUCCESS,
+};
+use windows_sys::Win32::System::Pipes::{
+    PIPE_READMODE_MESSAGE, PeekNamedPipe, SetNamedPipeHandleState,
+};
+
+use super::overlapped::{Buffer, Cancelling, File, Op};
+use crate::sys::Received;
+
+/// What the first read of a message has room for, at least and at most: as much as the message
+/// before it had. The rest is then read at once into a buffer of just the right size.
+const FIRST_READ: (usize, usize) = (4 << 10, 64 << 10);
+
+/// As bytes: the most that is read at a time, and the most that is written.
+const LARGEST_READ: usize = 1 << 20;
+const LARGEST_WRITE: usize = 256 << 10;
+
+/// Messages up to this size are handed out in a buffer of their own, so that keeping one does not
+/// keep the buffer that it was read into.
+const COPY_OUT: usize = 1 << 10;
+
+/// One end of a pipe. What is read, and how much of it, is read ahead by one operation.
+pub(crate) struct Pipe {
+    file: Arc<File>,
+    reading: Mutex<Reading>,
+    /// Whether the peer ends its direction by an empty message.
+    empty_is_end: bool,
+    /// The write in flight: never cancelled, and kept going when this end is dropped.
+    writing: Mutex<Option<Arc<Op>>>,
+}
+
+struct Reading {
+    op: Option<Cancelling>,
+    /// As messages: the beginning of one of which there is more, or an empty buffer to read into.
+    /// As bytes: what has been read and not been taken.
+    buffer: BytesMut,
+    /// The room for the next first read.
+    expected: usize,
+    /// Whether the peer has left.
+    ended: bool,
+}
+
+impl Pipe {
+    pub(super) fn new(handle: OwnedHandle, empty_is_end: bool) -> io::Result<Self> {
+        let reading = Reading {
+            op: None,
+            buffer: BytesMut::new(),
+            expected: FIRST_READ.0,
+            ended: false,
+        };
+        Ok(Pipe {
+            file: File::new(handle)?,
+            reading: Mutex::new(reading),
+            empty_is_end,
+            writing: Mutex::new(None),
+        })
+    }
+
+    /// Turns a client's end, which begins as one of bytes, into one of messages.
+    ///
+    /// # Errors
+    ///
+    /// ERROR_INVALID_PARAMETER when the pipe is one of bytes.
+    pub(super) fn set_message_mode(&self) -> io::Result<()> {
+        let mode = PIPE_READMODE_MESSAGE;
+        // SAFETY: the handle is open for as long as `self` is borrowed.
+        let done = unsafe {
+            SetNamedPipeHandleState(self.file.as_raw_handle(), &mode, null_mut(), null_mut())
+        };
+        if done == 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits for a message of at most `max` bytes. Nothing is lost when the caller stops waiting.
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
+        let mut reading = lock(&self.reading);
+        loop {
+            let reading = &mut *reading;
+            let op = reading.op.get_or_insert_with(|| {
+                let mut buffer = std::mem::take(&mut reading.buffer);
+                if buffer.spare_capacity_mut().is_empty() {
+                    buffer.reserve(reading.expected);
+                }
+                Cancelling(Op::read(&self.file, buffer))
+            });
+            let (outcome, buffer) = ready!(op.0.poll(cx));
+            reading.op = None;
+            let Buffer::Read(mut message) = buffer else {
+                unreachable!("a read has this buffer")
+            };
+            match outcome.error {
+                ERROR_SUCCESS if message.is_empty() && self.empty_is_end => {
+                    return Poll::Ready(Ok(Received::End));
+                }
+                ERROR_SUCCESS if message.len() > max => {
+                    return Poll::Ready(Ok(Received::TooLarge(message.len())));
+                }
+                ERROR_SUCCESS => {
+                    reading.expected = message
+                        .len()
+                        .next_power_of_two()
+                        .clamp(FIRST_READ.0, FIRST_READ.1);
+                    if message.len() <= COPY_OUT {
+                        let copy = BytesMut::from(&message[..]);
+                        message.clear();
+                        reading.buffer = message;
+                        message = copy;
+                    }
+                    return Poll::Ready(Ok(Received::Message(message)));
+                }
+                ERROR_MORE_DATA => {
+                    // The writer has handed over the whole message: its size is a fact.
+                    let rest = self.rest_of_message()?;
+                    let size = message.len() + rest;
+                    if size > max {
+                        return Poll::Ready(Ok(Received::TooLarge(size)));
+                    }
+                    // At least one byte, for the system to tell how the message ends.
+                    message.reserve(rest.max(1));
+                    reading.buffer = message;
+                }
+                // The server's way of hanging up, and everybody's.
+                ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => {
+                    reading.ended = true;
+                    return Poll::Ready(Ok(match message.len() {
+                        0 => Received::End,
+                        received => Received::Truncated(received),
+                    }));
+                }
+                error => return Poll::Ready(Err(io::Error::from_raw_os_error(error as i32))),
+            }
+        }
+    }
+
+    /// How much of the message that is being read has not been read yet.
+    fn rest_of_message(&self) -> io::Result<usize> {
+        let mut rest = 0;
+        // SAFETY: the handle is open; only `rest` is written.
+        let done = unsafe {
+            let handle = self.file.as_raw_handle();
+            PeekNamedPipe(handle, null_mut(), 0, null_mut(), null_mut(), &mut rest)
+        };
+        if done == 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(rest as usize)
+        }
+    }
+
+    /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.
+    pub(crate) fn start_send(&self, message: Bytes) {
+        *lock(&self.writing) = Some(Op::write(&self.file, message));
+    }
+
+    /// Waits until the system has taken the message before, whole.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut writing = lock(&self.writing);
+        let Some(op) = &*writing else {
+            return Poll::Ready(Ok(()));
+        };
+        let (outcome, _) = ready!(op.poll(cx));
+        *writing = None;
+        Poll::Ready(outcome.result().map(drop).map_err(super::stream::closed))
+    }
+}
+
+impl Pipe {
+    /// Waits until there are bytes, or the end.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut reading = lock(&self.reading);
+        let reading = &mut *reading;
+        if reading.ended || (reading.op.is_none() && !reading.buffer.is_empty()) {
+            return Poll::Ready(Ok(()));
+        }
+        let op = reading.op.get_or_insert_with(|| {
+            let buffer = BytesMut::with_capacity(reading.expected);
+            Cancelling(Op::read(&self.file, buffer))
+        });
+        let (outcome, buffer) = ready!(op.0.poll(cx));
+        reading.op = None;
+        let Buffer::Read(bytes) = buffer else {
+            unreachable!("a read has this buffer")
+        };
+        match outcome.error {
+            ERROR_SUCCESS | ERROR_MORE_DATA => {
+                // More room after a full read, less after a rather empty one.
+                reading.expected = match bytes.len() {
+                    n if n == bytes.capacity() => (bytes.capacity() * 4).min(LARGEST_READ),
+                    n if n < bytes.capacity() / 4 => n.next_power_of_two().max(FIRST_READ.0),
+                    _ => bytes.capacity(),
+                };
+                reading.buffer = bytes;
+            }
+            ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => reading.ended = true,
+            error => {
+                reading.ended = true;
+                return Poll::Ready(Err(io::Error::from_raw_os_error(error as i32)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes bytes that are there; `Ok(0)` is the end, or a `buf` without room.
+    pub(super) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+        let mut reading = lock(&self.reading);
+        if reading.op.is_some() || (reading.buffer.is_empty() && !reading.ended) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let n = reading.buffer.len().min(buf.remaining_mut());
+        buf.put_slice(&reading.buffer[..n]);
+        reading.buffer.advance(n);
+        if reading.buffer.is_empty() {
+            reading.buffer = BytesMut::new();
+        }
+        Ok(n)
+    }
+
+    /// Waits until the write before is done, and begins another one with as much of `buf` as is
+    /// reasonable to copy.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_flush(cx))?;
+        let n = buf.len().min(LARGEST_WRITE);
+        if n > 0 {
+            self.start_send(Bytes::copy_from_slice(&buf[..n]));
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        lock(&self.reading).ended
+    }
+}
+
+impl Drop for Pipe {
+    /// A write in flight goes on. Until it is done, what the peer sends is read and thrown away:
+    /// two ends that were dropped while each waits for the other to read would wait forever.
+    fn drop(&mut self) {
+        let Some(op) = lock(&self.writing).take() else {
+            return;
+        };
+        if !op.is_over() {
+            let mut reading = lock(&self.reading);
+            let reading = Reading {
+                op: reading.op.take(),
+                buffer: BytesMut::new(),
+                expected: FIRST_READ.1,
+                ended: reading.ended,
+            };
+            let rest = Pipe {
+                file: self.file.clone(),
+                reading: Mutex::new(reading),
+                empty_is_end: false,
+                writing: Mutex::new(Some(op)),
+            };
+            Arc::new(Lingering(Mutex::new(Some(rest)))).advance();
+        }
+    }
+}
+
+/// A pipe that nobody holds any more, until its last write is done. Runs on the system's threads,
+/// whenever an operation has completed.
+struct Lingering(Mutex<Option<Pipe>>);
+
+impl Lingering {
+    fn advance(self: Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut slot = lock(&self.0);
+        while let Some(pipe) = &*slot {
+            if pipe.poll_flush(&mut cx).is_ready() {
+                *slot = None;
+            } else if pipe.has_ended() || pipe.poll_read_ready(&mut cx).is_pending() {
+                return;
+            } else {
+                lock(&pipe.reading).buffer = BytesMut::new();
+            }
+        }
+    }
+}
+
+impl Wake for Lingering {
+    fn wake(self: Arc<Self>) {
+        self.advance();
+    }
+}
+
+/// What the system says when a pipe of bytes is asked for messages.
+pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsHandle for Pipe {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        self.file.as_handle()
+    }
+}
