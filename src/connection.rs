@@ -1,5 +1,5 @@
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
 use tokio::time::timeout;
+use tokio_util::sync::ReusableBoxFuture;
 
 use crate::codec::{HEADER, Progress};
 use crate::stats::{Counters, Totals};
@@ -358,7 +359,7 @@ impl PipeReceiver {
             if spare < missing.clamp(READ / 4, READ) {
                 self.buf.reserve(READ - len);
             }
-        } else if spare < missing.min(len) {
+        } else if spare == 0 {
             // The rest of a large one: as much again as has come, and not past its end.
             self.buf.reserve(missing.min(len));
         }
@@ -415,7 +416,7 @@ enum SendState {
     /// This direction was ended; the peer may not have read everything yet.
     Ended,
     /// Everything is with the system; waiting for the peer to read it.
-    Closing(Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>),
+    Closing(ReusableBoxFuture<'static, Result<(), Error>>),
     /// The peer has everything.
     Closed,
     /// Something was lost.
@@ -528,7 +529,7 @@ impl Sink<Bytes> for PipeSender {
         if let SendState::Open | SendState::Ended = this.state {
             ready!(this.poll_drain(cx))?;
             let shared = this.shared.clone();
-            this.state = SendState::Closing(Box::pin(async move {
+            this.state = SendState::Closing(ReusableBoxFuture::new(async move {
                 let failed = |e| Error::from_io("cannot close", &shared.name, e);
                 shared.io.shutdown().map_err(failed)?;
                 match timeout(shared.linger, shared.io.drained()).await {
@@ -539,7 +540,7 @@ impl Sink<Bytes> for PipeSender {
         }
         match &mut this.state {
             SendState::Closing(drained) => {
-                let result = ready!(drained.as_mut().poll(cx));
+                let result = ready!(drained.poll(cx));
                 let failed = result.is_err();
                 this.state = if failed {
                     SendState::Failed

@@ -13,3 +13,150 @@ pub fn unique_name(what: &str) -> String {
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("asyncipc-test-{what}-{}-{n}", std::process::id())
 }
+
+/// Longer than anything takes, however busy the machine is.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Fails when `future` hangs, and says where it was waited for.
+#[track_caller]
+pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    let place = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("hung for {PATIENCE:?} at {place}"),
+        }
+    }
+}
+
+/// Whether `future` stays pending while the runtime goes around a good number of times.
+pub async fn stays_pending<F: Future + Unpin>(future: &mut F) -> bool {
+    let turns = async {
+        for _ in 0..500 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = future => false,
+        () = turns => true,
+    }
+}
+
+/// What every platform's pipe holds while nobody reads. macOS gives a socket 8 KiB.
+pub const HOLDS: usize = if cfg!(any(windows, target_os = "linux")) {
+    32 << 10
+} else {
+    4 << 10
+};
+
+/// Bytes that tell where they belong: no two places nearby, and no two seeds, look alike.
+pub fn sample(size: usize, seed: usize) -> bytes::Bytes {
+    let period: Vec<u8> = (0..251).map(|i| ((i + seed) * 31 % 251) as u8).collect();
+    let mut sample = period.repeat(size / 251 + 1);
+    sample.truncate(size);
+    sample.into()
+}
+
+/// The two ends of one connection: the client's, then the server's. The server is gone already.
+pub async fn pair() -> (asyncipc::PipeConnection, asyncipc::PipeConnection) {
+    let name = unique_name("pair");
+    let server = asyncipc::PipeServer::builder(&name).linger(PATIENCE);
+    let client = asyncipc::PipeClient::builder(&name).linger(PATIENCE);
+    pair_of(&server, &client).await
+}
+
+/// As [`pair`], made as the builders say.
+pub async fn pair_of(
+    server: &asyncipc::ServerBuilder,
+    client: &asyncipc::ClientBuilder,
+) -> (asyncipc::PipeConnection, asyncipc::PipeConnection) {
+    let mut server = server.bind().unwrap();
+    let (client, accepted) =
+        within(async { tokio::join!(client.connect(), server.accept()) }).await;
+    (client.unwrap(), accepted.unwrap())
+}
+
+/// As [`pair`], in bytes.
+pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
+    let name = unique_name("bytes");
+    let mut server = asyncipc::PipeServer::builder(&name)
+        .linger(PATIENCE)
+        .bind_bytes()
+        .unwrap();
+    let client = asyncipc::PipeClient::builder(&name).linger(PATIENCE);
+    let (client, accepted) =
+        within(async { tokio::join!(client.connect_bytes(), server.accept()) }).await;
+    (client.unwrap(), accepted.unwrap())
+}
+
+/// Connects until the server takes no further client. It must not accept meanwhile.
+pub async fn fill(name: &str) -> Vec<asyncipc::PipeConnection> {
+    let builder = asyncipc::PipeClient::builder(name).no_wait();
+    let mut clients = Vec::new();
+    loop {
+        match builder.connect().await {
+            Ok(client) => clients.push(client),
+            Err(asyncipc::Error::Busy { .. }) => return clients,
+            Err(e) => panic!("neither connected nor busy: {e}"),
+        }
+        assert!(clients.len() < 100, "the server is never busy");
+    }
+}
+
+/// A command that runs one test of this file in a process of its own, where it may depend on the
+/// environment, or on nothing else going on.
+pub fn itself(test: &str) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--include-ignored"]);
+    command
+}
+
+/// Runs a command made from [`itself`]: as `role`, which the test finds by [`role`].
+pub fn run_as(role: &str, command: &mut std::process::Command) {
+    let output = command.env(ROLE, role).output().unwrap();
+    let text = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy);
+    assert!(
+        output.status.success() && text[0].contains("1 passed"),
+        "as {role}: {}\n{}",
+        output.status,
+        text.concat()
+    );
+}
+
+/// What [`run_as`] started this process as; `None` for the process that the user started.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+const ROLE: &str = "ASYNCIPC_TEST_ROLE";
+
+/// Whether this runs under Wine, which does not enforce every rule of Windows.
+pub fn under_wine() -> bool {
+    #[cfg(windows)]
+    {
+        use std::ffi::{c_char, c_void};
+        #[link(name = "kernel32")]
+        unsafe extern "system" {
+            fn GetModuleHandleA(name: *const c_char) -> *mut c_void;
+            fn GetProcAddress(module: *mut c_void, name: *const c_char) -> *mut c_void;
+        }
+        // SAFETY: both texts end with NUL, and ntdll is in every process for good.
+        let found = unsafe {
+            GetProcAddress(
+                GetModuleHandleA(c"ntdll.dll".as_ptr()),
+                c"wine_get_version".as_ptr(),
+            )
+        };
+        !found.is_null()
+    }
+    #[cfg(not(windows))]
+    false
+}
+
+/// Says why a test does not test here. Past the test harness, which keeps what passing tests print
+/// to itself.
+pub fn skipped(why: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "skipped: {why}");
+}

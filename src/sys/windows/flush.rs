@@ -5,7 +5,7 @@
 //! any more.
 
 use std::io;
-use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,11 +17,15 @@ use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread}
 /// Waits until the peer has read everything that was written to `pipe`, a write still in flight
 /// included. Dropping the future calls the wait off; what was written stays.
 ///
+/// Takes a handle of its own: the pipe itself may be an end that only its runtime can close, and
+/// the blocked thread can outlive the runtime.
+///
 /// # Errors
 ///
 /// When the peer leaves first, if it was still there at the beginning. What a peer that has left
 /// before had read, the system does not tell.
-pub(super) async fn flush<P: AsRawHandle + Send + Sync + 'static>(pipe: Arc<P>) -> io::Result<()> {
+pub(super) async fn flush(pipe: BorrowedHandle<'_>) -> io::Result<()> {
+    let pipe = pipe.try_clone_to_owned()?;
     let call = CallOff(Arc::new(Mutex::new(Stage::Queued)));
     let stage = call.0.clone();
     let flushed = tokio::task::spawn_blocking(move || {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{
-    AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle, RawHandle,
+    AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
 };
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
@@ -257,7 +257,7 @@ impl Stream {
     /// Waits until the peer has read everything that was written; an error when it never will.
     pub(crate) async fn drained(&self) -> io::Result<()> {
         if self.may_be_unread() {
-            flush(self.end.clone()).await.map_err(closed)?;
+            flush(self.as_handle()).await.map_err(closed)?;
             self.unconfirmed.store(false, Relaxed);
         }
         Ok(())
@@ -314,7 +314,7 @@ impl Stream {
     fn ask(&self, question: unsafe extern "system" fn(HANDLE, *mut u32) -> i32) -> io::Result<u32> {
         let mut answer = 0;
         // SAFETY: the handle is open for as long as `self` is borrowed; `answer` is written.
-        if unsafe { question(self.end.as_raw_handle(), &mut answer) } == 0 {
+        if unsafe { question(self.as_handle().as_raw_handle(), &mut answer) } == 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(answer)
@@ -337,7 +337,7 @@ impl Drop for Stream {
                 // As long as it waits for the peer to read, the peer must not wait for it.
                 let taken = async {
                     tokio::select! {
-                        _ = flush(end.clone()) => {}
+                        _ = flush(end.as_handle()) => {}
                         _ = end.discard() => {}
                     }
                 };
@@ -378,15 +378,15 @@ impl End {
     }
 }
 
-impl AsRawHandle for End {
-    fn as_raw_handle(&self) -> RawHandle {
-        either!(self, it => it.as_handle().as_raw_handle())
+impl AsHandle for End {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
+        either!(self, it => it.as_handle())
     }
 }
 
 impl AsHandle for Stream {
     fn as_handle(&self) -> BorrowedHandle<'_> {
-        either!(&*self.end, it => it.as_handle())
+        self.end.as_handle()
     }
 }
 
