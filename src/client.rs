@@ -144,7 +144,7 @@ impl ClientBuilder {
     ///
     /// Cancelling stops the attempts and leaves nothing behind.
     pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
-        let (connecting, codec) = (self.connect_bytes(), self.codec.clone());
+        let (connecting, codec) = (self.connect_bytes(), self.codec);
         async move { Ok(PipeConnection::new(connecting.await?, codec)) }
     }
 

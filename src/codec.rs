@@ -29,7 +29,7 @@ pub(crate) const HEADER: usize = 4;
 ///
 /// [`LengthDelimitedCodec`]: tokio_util::codec::LengthDelimitedCodec
 /// [`Framed`]: tokio_util::codec::Framed
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageCodec {
     max_message_size: usize,
 }
@@ -51,8 +51,10 @@ impl MessageCodec {
     ///
     /// The header can announce at most [`u32::MAX`] bytes, so a higher limit means that one.
     pub fn new(max_message_size: usize) -> Self {
+        // On 32-bit systems, no memory can hold more than half of what the header can announce.
+        let most = (u32::MAX as usize).min(isize::MAX as usize - HEADER);
         MessageCodec {
-            max_message_size: max_message_size.min(u32::MAX as usize),
+            max_message_size: max_message_size.min(most),
         }
     }
 

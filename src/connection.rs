@@ -1,7 +1,7 @@
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
-use tokio::time::timeout;
+use tokio::task::coop::consume_budget;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::codec::{HEADER, Progress};
@@ -24,7 +25,7 @@ const READ: usize = 64 << 10;
 
 /// Messages up to this size are copied out of the read buffer: keeping one then keeps only its
 /// own bytes, and not the buffer that it came in.
-const COPY_OUT: usize = 1 << 10;
+const COPY_OUT: usize = READ / 4;
 
 /// Messages up to this size are copied into the batch that goes out in one write; longer ones go
 /// out from where they are.
@@ -66,8 +67,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// # Cancel safety
 ///
 /// `next` loses nothing when cancelled. A cancelled `send` has sent its message entirely, not at
-/// all, or left it for the next `flush`; it never leaves a part of it as the last word. Both are
-/// bound to the connection, so a message that was taken goes out with the next `send` or `flush`.
+/// all, or leaves it, or the rest of it, for the next `send` or `flush`. If the connection is
+/// dropped before that, the peer may get [`Error::Truncated`].
 #[derive(Debug)]
 pub struct PipeConnection {
     receiver: PipeReceiver,
@@ -118,7 +119,7 @@ impl PipeConnection {
         PipeConnection {
             receiver: PipeReceiver {
                 shared: shared.clone(),
-                codec: codec.clone(),
+                codec,
                 buf,
                 ended: false,
             },
@@ -127,6 +128,7 @@ impl PipeConnection {
                 codec,
                 batch: Batch::default(),
                 state: SendState::Open,
+                linger: None,
             },
         }
     }
@@ -157,7 +159,8 @@ impl PipeConnection {
 
     /// Sends what was fed, and ends the connection when the peer has read everything.
     ///
-    /// What the peer still sends is not read. The wait ends at the linger deadline, 5 s unless the
+    /// What the peer still sends is not read: two ends that close at once, each with messages
+    /// unread, wait for each other until the deadline, unless one reads to the end first. The wait ends at the linger deadline, 5 s unless the
     /// builder's `linger` says otherwise. What `Ok` means on each platform is said at
     /// [`PipeStream::close`].
     ///
@@ -202,6 +205,10 @@ impl PipeConnection {
     /// # Errors
     ///
     /// As sending.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the connection, with what had been read ahead.
     pub async fn into_stream(mut self) -> Result<PipeStream, Error> {
         poll_fn(|cx| self.sender.poll_drain(cx)).await?;
         let PipeReceiver { shared, buf, .. } = self.receiver;
@@ -245,6 +252,25 @@ impl PipeReceiver {
     /// The connection's number, as [`PipeConnection::id`].
     pub fn id(&self) -> u64 {
         self.shared.id
+    }
+
+    /// The pipe's name, as [`PipeConnection::name`].
+    pub fn name(&self) -> &PipeName {
+        &self.shared.name
+    }
+
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.shared.peer()
+    }
+
+    /// How much has gone through both halves so far.
+    pub fn stats(&self) -> ConnectionStats {
+        self.shared.counters.stats()
     }
 
     /// Puts the two halves of one connection together again.
@@ -374,6 +400,8 @@ impl Stream for PipeReceiver {
         if this.ended {
             return Poll::Ready(None);
         }
+        // However fast the peer is, other tasks of the runtime run now and then.
+        ready!(pin!(consume_budget()).poll(cx));
         let message = ready!(this.poll_message(cx)).transpose();
         if !matches!(message, Some(Ok(_))) {
             this.ended = true;
@@ -409,6 +437,8 @@ pub struct PipeSender {
     codec: MessageCodec,
     batch: Batch,
     state: SendState,
+    /// Runs from the first attempt to close on.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 enum SendState {
@@ -416,7 +446,7 @@ enum SendState {
     /// This direction was ended; the peer may not have read everything yet.
     Ended,
     /// Everything is with the system; waiting for the peer to read it.
-    Closing(ReusableBoxFuture<'static, Result<(), Error>>),
+    Closing(ReusableBoxFuture<'static, io::Result<()>>),
     /// The peer has everything.
     Closed,
     /// Something was lost.
@@ -427,6 +457,25 @@ impl PipeSender {
     /// The connection's number, as [`PipeConnection::id`].
     pub fn id(&self) -> u64 {
         self.shared.id
+    }
+
+    /// The pipe's name, as [`PipeConnection::name`].
+    pub fn name(&self) -> &PipeName {
+        &self.shared.name
+    }
+
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.shared.peer()
+    }
+
+    /// How much has gone through both halves so far.
+    pub fn stats(&self) -> ConnectionStats {
+        self.shared.counters.stats()
     }
 
     /// Sends what was fed, and ends this direction when the peer has read everything.
@@ -442,11 +491,7 @@ impl PipeSender {
     ///
     /// Cancelling drops the sender.
     pub async fn close(mut self) -> Result<(), Error> {
-        let (name, linger) = (self.shared.name.clone(), self.shared.linger);
-        let closed = poll_fn(|cx| Pin::new(&mut self).poll_close(cx));
-        timeout(linger, closed)
-            .await
-            .unwrap_or_else(|_| Err(unread(&name, linger)))
+        poll_fn(|cx| self.poll_close(cx)).await
     }
 
     /// As [`PipeConnection::close_write`].
@@ -469,6 +514,48 @@ impl PipeSender {
         }
         self.state = SendState::Ended;
         Ok(())
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let linger = self.shared.linger;
+        let deadline = self.linger.get_or_insert_with(|| Box::pin(sleep(linger)));
+        let passed = deadline.as_mut().poll(cx).is_ready();
+        let closed = self.poll_close_in_time(cx);
+        if closed.is_pending() && passed {
+            let rest_is_lost = !self.batch.is_empty();
+            self.state = SendState::Failed;
+            self.batch.clear();
+            return Poll::Ready(Err(unread(&self.shared.name, linger, rest_is_lost)));
+        }
+        closed
+    }
+
+    fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
+        if let SendState::Open | SendState::Ended = self.state {
+            ready!(self.poll_drain(cx))?;
+            self.shared
+                .io
+                .shutdown()
+                .map_err(|e| failed(&self.shared, e))?;
+            let io = self.shared.io.clone();
+            let drained = ReusableBoxFuture::new(async move { io.drained().await });
+            self.state = SendState::Closing(drained);
+        }
+        match &mut self.state {
+            SendState::Closing(drained) => {
+                let result = ready!(drained.poll(cx));
+                let state = if result.is_ok() {
+                    SendState::Closed
+                } else {
+                    SendState::Failed
+                };
+                self.state = state;
+                Poll::Ready(result.map_err(|e| failed(&self.shared, e)))
+            }
+            SendState::Failed => Poll::Ready(Err(self.shared.closed())),
+            SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
+        }
     }
 
     /// Whether a message can be taken before the others are with the system. One that the system
@@ -524,34 +611,10 @@ impl Sink<Bytes> for PipeSender {
         Poll::Ready(Ok(()))
     }
 
+    /// As [`close`](PipeSender::close), to be called from a `poll` function: it ends at the linger
+    /// deadline as well.
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
-        if let SendState::Open | SendState::Ended = this.state {
-            ready!(this.poll_drain(cx))?;
-            let shared = this.shared.clone();
-            this.state = SendState::Closing(ReusableBoxFuture::new(async move {
-                let failed = |e| Error::from_io("cannot close", &shared.name, e);
-                shared.io.shutdown().map_err(failed)?;
-                match timeout(shared.linger, shared.io.drained()).await {
-                    Ok(result) => result.map_err(failed),
-                    Err(_) => Err(unread(&shared.name, shared.linger)),
-                }
-            }));
-        }
-        match &mut this.state {
-            SendState::Closing(drained) => {
-                let result = ready!(drained.poll(cx));
-                let failed = result.is_err();
-                this.state = if failed {
-                    SendState::Failed
-                } else {
-                    SendState::Closed
-                };
-                Poll::Ready(result)
-            }
-            SendState::Failed => Poll::Ready(Err(this.shared.closed())),
-            SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
-        }
+        PipeSender::poll_close(self.get_mut(), cx)
     }
 }
 

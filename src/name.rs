@@ -106,6 +106,12 @@ impl fmt::Debug for PipeName {
     }
 }
 
+impl AsRef<Path> for PipeName {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl FromStr for PipeName {
     type Err = InvalidName;
     fn from_str(name: &str) -> Result<Self, InvalidName> {

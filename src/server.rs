@@ -136,17 +136,42 @@ impl PipeServer {
         }
         let stream = ready!(listener.poll_accept(cx))?;
         let totals = Some(self.totals.clone());
-        Poll::Ready(Ok(PipeConnection::counted(
-            stream,
-            self.codec.clone(),
-            totals,
-        )))
+        Poll::Ready(Ok(PipeConnection::counted(stream, self.codec, totals)))
     }
 
     /// Runs `handler` for each client, in a task of its own.
     ///
     /// Await what this returns, or give it a
     /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) first.
+    ///
+    /// While the server drains, a handler that waits for the next message of an idle client waits
+    /// until the drain deadline. To end sooner, it can look at the shutdown as well:
+    ///
+    /// ```no_run
+    /// # async fn doc() -> Result<(), asyncipc::Error> {
+    /// # use asyncipc::{PipeConnection, PipeServer};
+    /// # use futures::{SinkExt, StreamExt};
+    /// let server = PipeServer::bind("echo")?;
+    /// let stop = server.shutdown_handle();
+    /// server
+    ///     .serve(move |mut conn: PipeConnection| {
+    ///         let stop = stop.clone();
+    ///         async move {
+    ///             loop {
+    ///                 let message = tokio::select! {
+    ///                     message = conn.next() => message,
+    ///                     _ = stop.requested() => break,
+    ///                 };
+    ///                 let Some(message) = message else { break };
+    ///                 conn.send(message?.freeze()).await?;
+    ///             }
+    ///             Ok(conn.close().await?)
+    ///         }
+    ///     })
+    ///     .with_graceful_shutdown(tokio::signal::ctrl_c())
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
     ///
     /// A handler that fails or panics ends its own connection only; it is logged within the span
     /// `connection`, which has the connection's number and its peer's process.
@@ -182,7 +207,7 @@ impl FusedStream for PipeServer {
 }
 
 /// Shuts a [`PipeServer`] down: it accepts nobody any more, and a handler loop begins to drain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ShutdownHandle(CancellationToken);
 
 impl ShutdownHandle {
@@ -193,6 +218,22 @@ impl ShutdownHandle {
     /// connection lives.
     pub fn shutdown(&self) {
         self.0.cancel();
+    }
+
+    /// Whether the server has been shut down, by this handle, another one, or the signal that it
+    /// was given.
+    pub fn is_shut_down(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    /// Waits until the server is shut down: for handlers that would wait for their clients
+    /// otherwise until the drain deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be cancelled and called again.
+    pub async fn requested(&self) {
+        self.0.cancelled().await;
     }
 }
 
@@ -276,8 +317,9 @@ where
             }
         }
 
-        // From here on clients find nobody.
+        // From here on clients find nobody, and handlers can know.
         server.listener = None;
+        server.shutdown.shutdown();
         tasks.close();
         tracing::debug!(pipe = %server.name, handlers = tasks.len(), "draining");
         if timeout(server.drain_timeout, tasks.wait()).await.is_err() {
@@ -391,7 +433,9 @@ impl ServerBuilder {
     /// Listens, and speaks messages. Clients can connect as soon as this returns.
     ///
     /// On Unix the socket's file is made with mode 0600 before anyone can connect. The file of a
-    /// server that has died is replaced: under a lock, and only when nobody answers on it.
+    /// server that has died is replaced: under a lock on the folder, which servers of this crate
+    /// hold for a moment, and only when nobody answers on it. To a running server, the question
+    /// is a client that leaves at once.
     ///
     /// # Errors
     ///
@@ -400,6 +444,8 @@ impl ServerBuilder {
     ///   is in its place
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
     ///   user's
+    /// - [`Error::TimedOut`]: a dead server's file is in the way, and another process holds the
+    ///   lock on its folder for half a second, for which this blocks the thread
     /// - [`Error::Io`], also outside of a Tokio runtime
     ///
     /// # Panics
@@ -407,11 +453,11 @@ impl ServerBuilder {
     /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
     pub fn bind(&self) -> Result<PipeServer, Error> {
         let listener = self.bind_bytes()?;
-        let shutdown = ShutdownHandle::default();
+        let shutdown = ShutdownHandle(CancellationToken::new());
         Ok(PipeServer {
             name: listener.name().clone(),
             listener: Some(listener),
-            codec: self.codec.clone(),
+            codec: self.codec,
             drain_timeout: self.drain_timeout,
             shut_down: Box::pin(shutdown.0.clone().cancelled_owned()),
             shutdown,

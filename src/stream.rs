@@ -90,7 +90,7 @@ impl PipeStream {
             .map_err(|e| Error::from_io("cannot close", &self.name, e))?;
         match timeout(self.linger, self.io.drained()).await {
             Ok(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
-            Err(_) => Err(unread(&self.name, self.linger)),
+            Err(_) => Err(unread(&self.name, self.linger, false)),
         }
     }
 
@@ -122,12 +122,15 @@ impl PipeStream {
 }
 
 /// What closing says at its deadline.
-pub(crate) fn unread(name: &PipeName, waited: Duration) -> Error {
+pub(crate) fn unread(name: &PipeName, waited: Duration, rest_is_lost: bool) -> Error {
     Error::TimedOut {
         pipe: name.clone(),
         action: "closing",
         waited,
-        reason: "the peer has not read everything",
+        reason: match rest_is_lost {
+            false => "the peer has not read everything",
+            true => "the system could not take everything, and the rest is lost",
+        },
     }
 }
 

@@ -463,3 +463,20 @@ async fn the_end_comes_only_when_both_halves_are_dropped() {
     drop(receiver);
     assert!(within(server.next()).await.is_none());
 }
+
+#[tokio::test]
+async fn closing_as_a_sink_gives_up_at_the_linger_deadline_too() {
+    let name = unique_name("sink-linger");
+    let (mut client, server) = pair_of(
+        &PipeServer::builder(&name),
+        &PipeClient::builder(&name).linger(Duration::from_millis(50)),
+    )
+    .await;
+    client.feed(sample(LARGE, 0)).await.unwrap();
+    let error = within(SinkExt::close(&mut client)).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    // And it does not claim success when asked again.
+    let error = within(SinkExt::close(&mut client)).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+    drop(server);
+}

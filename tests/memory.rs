@@ -239,3 +239,20 @@ async fn connections_that_wait_after_large_messages_keep_little() {
     let allowed = if cfg!(windows) { 256 * KIB } else { 4 * KIB };
     assert!(kept < allowed, "{kept} bytes kept by each connection");
 }
+
+#[tokio::test]
+async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
+    let _alone = alone().await;
+    for size in [100, KIB + 1, 4 * KIB, 16 * KIB] {
+        let (mut client, mut server) = pair().await;
+        let message = Bytes::from(vec![7; size]);
+        let measured = Measured::start();
+        let mut kept = Vec::new();
+        for _ in 0..200 {
+            client.send(message.clone()).await.unwrap();
+            kept.push(within(server.next()).await.unwrap().unwrap());
+        }
+        let (held, allowed) = (measured.kept(), 2 * 200 * size + 256 * KIB);
+        assert!(held < allowed, "{held} bytes for 200 messages of {size}");
+    }
+}

@@ -427,3 +427,34 @@ fn serving_works_on_every_kind_of_runtime() {
         assert_eq!((traffic.messages_sent, traffic.bytes_sent), (200, bytes));
     }
 }
+
+#[tokio::test]
+async fn a_handler_can_let_an_idle_client_go_when_the_server_is_shut_down() {
+    let name = unique_name("requested");
+    let server = PipeServer::bind(&name).unwrap();
+    let (stop, signal) = (
+        server.shutdown_handle(),
+        Arc::new(tokio::sync::Notify::new()),
+    );
+    let (handle, asked) = (stop.clone(), signal.clone());
+    let serving = server
+        .serve(move |mut conn| {
+            let stop = handle.clone();
+            async move {
+                conn.send("welcome".into()).await?;
+                stop.requested().await;
+                Ok(conn.close().await?)
+            }
+        })
+        .with_graceful_shutdown(async move { asked.notified().await });
+    let serving = tokio::spawn(serving.into_future());
+    let mut client = PipeClient::connect(&name).await.unwrap();
+    assert_eq!(within(client.next()).await.unwrap().unwrap(), "welcome");
+    assert!(!stop.is_shut_down());
+
+    // The client stays, and says nothing.
+    signal.notify_one();
+    assert!(within(client.next()).await.is_none());
+    assert_eq!(within(serving).await.unwrap().unwrap().clients, 1);
+    assert!(stop.is_shut_down());
+}

@@ -13,7 +13,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use asyncipc::unix::ServerBuilderExt;
-use asyncipc::{Error, PipeClient, PipeName, PipeServer};
+use asyncipc::{Access, Error, PipeClient, PipeName, PipeServer};
 use bytes::Bytes;
 use common::{fill, itself, role, run_as, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
@@ -345,6 +345,55 @@ async fn the_mode_of_the_socket_can_be_chosen() {
     assert_eq!(mode(server.name().as_path()), 0o600);
 }
 
+#[tokio::test]
+async fn access_beyond_the_owner_is_a_mode_of_the_socket() {
+    for (access, wanted) in [
+        (Access::Owner, 0o600),
+        (Access::Group, 0o660),
+        (Access::Everyone, 0o666),
+    ] {
+        let (_folder, path) = place();
+        let builder = PipeServer::builder(&path).access(access);
+        let mut server = builder.bind().unwrap();
+        assert_eq!(mode(&path), wanted, "{access:?}");
+        meet(&mut server).await;
+        // A mode says it more exactly.
+        drop(server);
+        let _server = builder.mode(0o640).bind().unwrap();
+        assert_eq!(mode(&path), 0o640, "{access:?}");
+    }
+}
+
+#[tokio::test]
+async fn access_beyond_the_owner_needs_a_full_path() {
+    for access in [Access::Group, Access::Everyone] {
+        let name = unique_name("access");
+        let builder = PipeServer::builder(&name).access(access);
+        for error in [
+            builder.bind().unwrap_err(),
+            builder.bind_bytes().map(drop).unwrap_err(),
+        ] {
+            assert!(
+                matches!(
+                    error,
+                    Error::InvalidOption {
+                        option: "access",
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("full path"), "{error}");
+        }
+        let left = PipeName::new(&name).unwrap();
+        assert!(!left.as_path().exists());
+    }
+    let _server = PipeServer::builder(unique_name("access"))
+        .access(Access::Owner)
+        .bind()
+        .unwrap();
+}
+
 /// Runs `test` again in another environment, where `role` finds the folder's path.
 fn again_below(test: &str, folder: &Path, runtime: Option<&Path>) {
     let mut command = itself(test);
@@ -566,4 +615,38 @@ async fn a_stream_lends_its_descriptor() {
     assert_eq!(stream.as_fd().as_raw_fd(), stream.as_raw_fd());
     let socket = UnixStream::from(stream.as_fd().try_clone_to_owned().unwrap());
     assert_eq!(socket.peer_addr().unwrap().as_pathname(), Some(&*path));
+}
+
+#[tokio::test]
+async fn a_mode_for_others_is_refused_for_a_logical_name() {
+    let refused = PipeServer::builder(unique_name("mode")).mode(0o666).bind();
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(&error, Error::InvalidOption { option: "mode", .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_else_holds_keeps_nobody_from_a_path_that_is_free() {
+    let (folder, path) = place();
+    let held = fs::File::open(folder.path()).unwrap();
+    held.lock().unwrap();
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+
+    leave_stale(&path);
+    let error = PipeServer::bind(&path).unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    drop(held);
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_does_not_exist_is_named_as_what_is_missing() {
+    let (_folder, path) = place();
+    let error = PipeServer::bind(path.join("it.sock")).unwrap_err();
+    assert!(
+        error.to_string().contains("its folder does not exist"),
+        "{error}"
+    );
 }

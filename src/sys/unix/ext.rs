@@ -6,8 +6,8 @@ pub trait ServerBuilderExt: Sized {
     /// [`ServerBuilder::access`] says.
     ///
     /// Connecting takes write permission on the file, and permission to enter its folder: the
-    /// folder of logical names is the owner's alone whatever this says, so a wider mode needs a
-    /// full path.
+    /// folder of logical names is the owner's alone so a mode for others with a logical name is
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption).
     fn mode(self, mode: u32) -> Self;
 }
 

@@ -29,7 +29,11 @@ pub(super) fn path() -> PathBuf {
     {
         return runtime.join("asyncipc");
     }
-    std::env::temp_dir().join(format!("asyncipc-{}", uid()))
+    // A relative one would depend on where each process happens to be.
+    let temporary = Some(std::env::temp_dir()).filter(|it| it.is_absolute());
+    temporary
+        .unwrap_or("/tmp".into())
+        .join(format!("asyncipc-{}", uid()))
 }
 
 /// Makes the folder if need be, and sees to it that nobody else can enter it.
@@ -45,13 +49,32 @@ pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Looks whether only the user can have put something into the folder, without changing it.
+pub(super) fn check(folder: &Path) -> io::Result<()> {
+    if open_own(folder)?.metadata()?.mode() & 0o022 != 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("others can write to the folder {}", folder.display()),
+        ));
+    }
+    Ok(())
+}
+
 /// Opens the folder, refusing one that somebody else could have put there: whoever owns the
 /// folder decides who answers in it.
-pub(super) fn open_own(folder: &Path) -> io::Result<File> {
+fn open_own(folder: &Path) -> io::Result<File> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(folder)?;
+        .open(folder)
+        .map_err(|e| match e.raw_os_error() {
+            // What O_DIRECTORY and O_NOFOLLOW say.
+            Some(libc::ENOTDIR | libc::ELOOP) => io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("{} is a link, or no folder", folder.display()),
+            ),
+            _ => e,
+        })?;
     let owner = opened.metadata()?.uid();
     if owner != uid() {
         return Err(io::Error::new(

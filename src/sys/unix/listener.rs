@@ -1,8 +1,10 @@
 //! A listening socket: private before anyone can connect, and the only one on its path.
 
-use std::fs::{self, File, Permissions};
+use std::ffi::CString;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,7 +25,7 @@ use crate::{Access, Error, PipeName};
 const BACKLOG: u32 = 1024;
 
 /// How long another process may hold the lock on the folder, which it does for a few calls.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListenOptions {
@@ -33,10 +35,10 @@ pub(crate) struct ListenOptions {
 
 #[derive(Debug)]
 pub(crate) struct Listener {
+    /// Before the socket itself, so that the file is removed while it still answers, and no other
+    /// server takes it for stale.
+    _file: SocketFile,
     io: UnixListener,
-    name: PipeName,
-    /// The socket file's device and inode, to recognise it at the end.
-    file: (u64, u64),
     slots: PollSemaphore,
     /// The next client's place, taken before the client is.
     slot: Option<OwnedSemaphorePermit>,
@@ -63,40 +65,41 @@ impl Listener {
             }
             folder::prepare(parent).map_err(failed)?;
         }
+        if name.logical && options.mode.is_some_and(|mode| mode & 0o077 != 0) {
+            let rule = "others cannot enter the folder of logical names: take a full path";
+            return Err(Error::InvalidOption {
+                option: "mode",
+                rule: rule.into(),
+            });
+        }
         let mode = options.mode.unwrap_or(match limits.access {
             Access::Owner => 0o600,
             Access::Group => 0o660,
             Access::Everyone => 0o666,
         });
-        // Between here and `listen`, a socket that does not answer may be another server's that
-        // is just being born: only one process at a time may be in between.
+        // Between binding and listening, a socket does not answer, as if its server had died: only
+        // one server at a time may be in between.
         let lock = lock(parent, name)?;
-        remove_stale(name)?;
+        remove_stale(name, lock.is_some())?;
 
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        socket
-            .bind(&SockAddr::unix(path).map_err(failed)?)
-            .map_err(failed)?;
-        // From here on the file is ours to remove, on every way out.
-        let mut bound = Bound { path, armed: true };
+        let address = SockAddr::unix(path).map_err(failed)?;
+        socket.bind(&address).map_err(failed)?;
+        let file = SocketFile::new(name).map_err(failed)?;
         // Before `listen`, connecting is refused: nobody gets in under the umask's mode.
-        fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed)?;
+        set_mode(path, mode).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);
-        socket
-            .listen(backlog.try_into().unwrap_or(i32::MAX))
-            .map_err(failed)?;
-        let file = identity(path).map_err(failed)?;
+        let backlog = backlog.try_into().unwrap_or(i32::MAX);
+        socket.listen(backlog).map_err(failed)?;
         let io = UnixListener::from_std(socket.into()).map_err(failed)?;
-        bound.armed = false;
         drop(lock);
 
         let slots = limits.max_connections.min(Semaphore::MAX_PERMITS);
         let slots = PollSemaphore::new(Arc::new(Semaphore::new(slots)));
         Ok(Listener {
+            _file: file,
             io,
-            name: name.clone(),
-            file,
             slots,
             slot: None,
         })
@@ -113,11 +116,26 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+/// The file of a socket that we have bound, removed at the end if it is still that one.
+#[derive(Debug)]
+struct SocketFile {
+    name: PipeName,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn new(name: &PipeName) -> io::Result<Self> {
+        Ok(SocketFile {
+            name: name.clone(),
+            identity: identity(name.as_path())?,
+        })
+    }
+}
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Still listening, so no other server takes the file for stale in between.
         let path = self.name.as_path();
-        if identity(path).is_ok_and(|file| file == self.file)
+        if identity(path).is_ok_and(|it| it == self.identity)
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(pipe = %self.name, %error, "cannot remove the socket file");
@@ -125,52 +143,54 @@ impl Drop for Listener {
     }
 }
 
-/// Removes the socket file of a server that could not be completed.
-struct Bound<'a> {
-    path: &'a Path,
-    armed: bool,
-}
-
-impl Drop for Bound<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            let _ = fs::remove_file(self.path);
-        }
-    }
-}
-
+/// Device and inode.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = fs::symlink_metadata(path)?;
     Ok((file.dev(), file.ino()))
 }
 
+/// Sets the mode of a socket file, and not that of a file to which somebody who can write to the
+/// folder has put a link in its place.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let (mode, flags) = (mode as libc::mode_t, libc::AT_SYMLINK_NOFOLLOW);
+    // SAFETY: the path ends with NUL.
+    match unsafe { libc::fchmodat(libc::AT_FDCWD, path.as_ptr(), mode, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Takes the lock that every server of this crate takes while it binds: on the folder itself, so
 /// that no lock file is left behind. Held for a few system calls only, hence the short patience.
-fn lock(folder: &Path, name: &PipeName) -> Result<File, Error> {
-    let failed = |e| Error::from_io("cannot lock the folder of", name, e);
-    let folder = File::open(folder).map_err(failed)?;
+///
+/// `None` when it cannot be had: others may not let us, or hold it for themselves.
+fn lock(folder: &Path, name: &PipeName) -> Result<Option<File>, Error> {
+    let file = match File::open(folder) {
+        Ok(file) => file,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+            let action = format!("cannot listen on {name}: its folder does not exist");
+            return Err(Error::Io { action, source });
+        }
+        Err(_) => return Ok(None),
+    };
     let started = Instant::now();
     loop {
-        match folder.try_lock() {
-            Ok(()) => return Ok(folder),
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            Err(fs::TryLockError::WouldBlock) => {
-                return Err(Error::TimedOut {
-                    pipe: name.clone(),
-                    action: "listening on",
-                    waited: started.elapsed(),
-                    reason: "another process holds the lock on the folder",
-                });
+            Err(error) => {
+                tracing::warn!(pipe = %name, %error, "listening without the lock on the folder");
+                return Ok(None);
             }
-            Err(fs::TryLockError::Error(e)) => return Err(failed(e)),
         }
     }
 }
 
 /// Clears the way when what is in it is the socket of a server that has died.
-fn remove_stale(name: &PipeName) -> Result<(), Error> {
+fn remove_stale(name: &PipeName, locked: bool) -> Result<(), Error> {
     let path = name.as_path();
     let in_use = |reason| Error::AddressInUse {
         pipe: name.clone(),
@@ -191,7 +211,18 @@ fn remove_stale(name: &PipeName) -> Result<(), Error> {
         Err(e) if super::unavailable(&e) == Some(Unavailable::Busy) => {
             return Err(in_use("another server listens there, and is busy"));
         }
+        Err(e) if e.raw_os_error() == Some(libc::EPROTOTYPE) => {
+            return Err(in_use("a socket of another type is in its place"));
+        }
         Err(e) => return Err(Error::from_io("cannot ask who listens on", name, e)),
+    }
+    if !locked {
+        return Err(Error::TimedOut {
+            pipe: name.clone(),
+            action: "listening on",
+            waited: LOCK_PATIENCE,
+            reason: "a dead server's socket is there, and the lock on its folder cannot be had",
+        });
     }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {

@@ -75,7 +75,7 @@ impl Stream {
         if name.logical
             && let Some(parent) = path.parent()
         {
-            folder::open_own(parent)?;
+            folder::check(parent)?;
         }
         let io = UnixStream::from_std(open(path)?.into())?;
         Ok(Stream::new(io, None))
@@ -94,7 +94,8 @@ impl Stream {
         let result = self.io.try_io(Interest::READABLE, || {
             read = SockRef::from(&self.io).recv(room)?;
             // A short read has emptied the socket: forgetting that it was readable saves asking
-            // again, and the next byte to come will say so (epoll(7), question 9).
+            // again, and the next byte to come will say so (epoll(7), question 9). Only behind
+            // passed descriptors, which nobody sends here, more would be waiting.
             if 0 < read && read < room.len() {
                 Err(io::ErrorKind::WouldBlock.into())
             } else {
@@ -129,7 +130,15 @@ impl Stream {
             ready!(self.io.poll_write_ready(cx))?;
             match self.io.try_write_vectored(bufs) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                result => return Poll::Ready(result),
+                result => {
+                    if result
+                        .as_ref()
+                        .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+                    {
+                        self.reset.store(true, Ordering::Relaxed);
+                    }
+                    return Poll::Ready(result);
+                }
             }
         }
     }
@@ -180,7 +189,10 @@ impl Stream {
     pub(crate) fn peer(&self) -> io::Result<Peer> {
         let cred = self.io.peer_cred()?;
         Ok(Peer {
-            process_id: cred.pid().and_then(|pid| pid.try_into().ok()),
+            process_id: cred
+                .pid()
+                .and_then(|pid| pid.try_into().ok())
+                .filter(|pid| *pid != 0),
             session_id: None,
             user: Some(UserId::new(cred.uid().to_string())),
         })

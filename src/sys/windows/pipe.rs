@@ -5,11 +5,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, OwnedHandle};
+use std::pin::pin;
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::task::coop::consume_budget;
 use windows_sys::Win32::Foundation::{
     ERROR_BROKEN_PIPE, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, ERROR_PIPE_NOT_CONNECTED,
     ERROR_SUCCESS,
@@ -90,7 +92,6 @@ impl Pipe {
 
     /// Waits for a message of at most `max` bytes. Nothing is lost when the caller stops waiting.
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
-        ready!(poll_budget(cx));
         let mut reading = lock(&self.reading);
         loop {
             let reading = &mut *reading;
@@ -185,7 +186,8 @@ impl Pipe {
 impl Pipe {
     /// Waits until there are bytes, or the end.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(poll_budget(cx));
+        // However fast the peer is, other tasks of the runtime run now and then.
+        ready!(pin!(consume_budget()).poll(cx));
         let mut reading = lock(&self.reading);
         let reading = &mut *reading;
         if reading.ended || (reading.op.is_none() && !reading.buffer.is_empty()) {
@@ -306,11 +308,6 @@ impl Wake for Lingering {
 /// What the system says when a pipe of bytes is asked for messages.
 pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
     error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32)
-}
-
-/// Lets other tasks of the runtime run now and then, however fast the peer is.
-fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
-    std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
