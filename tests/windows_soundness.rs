@@ -9,9 +9,11 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
 use asyncipc::{PipeClient, PipeServer};
@@ -21,6 +23,9 @@ use futures::{SinkExt, StreamExt};
 
 const PATTERN: u8 = 0xDD;
 const KEPT_BACK: usize = 4096;
+
+/// How many connections are made and dropped at a time.
+const TASKS: u64 = 4;
 
 struct KeepBack {
     /// A ring, in place: a queue that grows would come back here.
@@ -109,75 +114,80 @@ fn nudge<F: Future>(future: std::pin::Pin<&mut F>, times: u64) {
     }
 }
 
-/// 10,000 connections, each dropped with reads and writes in flight, in random states and order.
-async fn drop_at_random_points(rounds: u64, random: &mut Random) {
-    let name = unique_name("soundness");
-    for messages in [true, false] {
-        let (server, client) = (PipeServer::builder(&name), PipeClient::builder(&name));
-        let (server, client) = match messages {
-            true => (server.message_mode(), client.message_mode()),
-            false => (server.overlapped_io(), client.overlapped_io()),
-        };
-        let mut server = server.bind().unwrap();
-        for _ in 0..rounds / 2 {
-            if random.below(8) == 0 {
-                // An accept that is given up.
-                let accepting = server.accept();
-                tokio::pin!(accepting);
-                nudge(accepting, random.below(3));
-            }
-            let (client, accepted) = tokio::join!(client.connect(), server.accept());
-            let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
-            let size = [0, 1, 100, 5_000, 70_000, 300_000][random.below(6) as usize];
-            let message = Bytes::from(vec![7; size]);
-            {
-                let received = accepted.next();
-                tokio::pin!(received);
-                nudge(received, random.below(2));
-                let sent = client.send(message.clone());
-                tokio::pin!(sent);
-                nudge(sent, random.below(3));
-            }
-            if random.below(2) == 0 {
-                let received = accepted.next();
-                tokio::pin!(received);
-                nudge(received, random.below(4));
-            }
-            if random.below(2) == 0 {
-                let sent = accepted.send(message);
-                tokio::pin!(sent);
-                nudge(sent, random.below(3));
-            }
-            if random.below(2) == 0 {
-                drop(client);
-                nudge(std::pin::pin!(accepted.next()), random.below(3));
-            } else {
-                drop(accepted);
-                nudge(std::pin::pin!(client.next()), random.below(3));
-            }
+/// Connections, each dropped with reads and writes in flight, in random states and order; and on
+/// the way servers that nobody has connected to, and clients that wait for a busy one.
+async fn drop_at_random_points(rounds: u64, mut random: Random) {
+    let mut ends = None;
+    for _ in 0..rounds {
+        if random.below(50) == 0 {
+            // With an instance that waits for its client.
+            ends = None;
+        }
+        let (client, server) = ends.get_or_insert_with(|| {
+            let name = unique_name("soundness");
+            let server = PipeServer::builder(&name).max_connections(1);
+            let client = PipeClient::builder(&name).timeout(Duration::MAX);
+            let (server, client) = match random.below(2) {
+                0 => (server.message_mode(), client.message_mode()),
+                _ => (server.overlapped_io(), client.overlapped_io()),
+            };
+            (client, server.bind().unwrap())
+        });
+        if random.below(8) == 0 {
+            // An accept that is given up.
+            nudge(pin!(server.accept()), random.below(3));
+        }
+        let (ours, accepted) = tokio::join!(client.connect(), server.accept());
+        let (mut ours, mut accepted) = (ours.unwrap(), accepted.unwrap());
+        if random.below(2) == 0 {
+            // There is no place for another: a wait that is given up.
+            nudge(pin!(client.connect()), random.below(3));
+        }
+        let size = [0, 1, 100, 5_000, 70_000, 300_000][random.below(6) as usize];
+        let message = Bytes::from(vec![7; size]);
+        nudge(pin!(accepted.next()), random.below(2));
+        nudge(pin!(ours.send(message.clone())), random.below(3));
+        if random.below(2) == 0 {
+            nudge(pin!(accepted.next()), random.below(4));
+        }
+        if random.below(2) == 0 {
+            nudge(pin!(accepted.send(message)), random.below(3));
+        }
+        if random.below(2) == 0 {
+            drop(ours);
+            nudge(pin!(accepted.next()), random.below(3));
+        } else {
+            drop(accepted);
+            nudge(pin!(ours.next()), random.below(3));
         }
     }
 }
 
 #[test]
 fn connections_dropped_at_random_points_free_everything_and_nothing_too_early() {
-    let mut random = Random(20_26);
-    let run = |rounds, random: &mut Random| {
+    let run = |rounds| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(drop_at_random_points(rounds, random));
+        // Several at a time, and whatever is still in flight goes down with the runtime.
+        let tasks = (0..TASKS).map(|n| {
+            let random = Random(20_26 + n);
+            runtime.spawn(drop_at_random_points(rounds / TASKS, random))
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            runtime.block_on(task).unwrap();
+        }
     };
     // Whatever is made once for all is made now.
-    run(200, &mut random);
+    run(400);
     let before = ALLOCATOR.live.load(Relaxed);
-    run(10_000, &mut random);
+    run(10_000);
 
     // Completions may still be under way on the system's threads.
     let leaked = || ALLOCATOR.live.load(Relaxed) - before;
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while leaked() > 64 << 10 && std::time::Instant::now() < deadline {
         std::thread::yield_now();
     }
