@@ -153,12 +153,16 @@ async fn drop_at_random_points(rounds: u64, mut random: Random) {
         if random.below(2) == 0 {
             nudge(pin!(accepted.send(message)), random.below(3));
         }
+        // For a read that was dropped: nothing of this may be found in its buffer.
+        let last_words = Bytes::from_static(&[9; 5_000]);
         if random.below(2) == 0 {
             drop(ours);
             nudge(pin!(accepted.next()), random.below(3));
+            nudge(pin!(accepted.send(last_words)), random.below(3));
         } else {
             drop(accepted);
             nudge(pin!(ours.next()), random.below(3));
+            nudge(pin!(ours.send(last_words)), random.below(3));
         }
     }
 }
