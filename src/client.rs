@@ -2,6 +2,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::listener::need_runtime;
@@ -185,8 +186,12 @@ impl ClientBuilder {
             if state == Unavailable::Busy {
                 let wait = sys::wait_until_free(&name, &self.platform);
                 match until(deadline, wait).await {
-                    // Somebody else may be faster: back to the start, with the time that is left.
-                    None | Some(Waited::Free) => continue,
+                    // Somebody else may be faster: back to the start, with the time that is left,
+                    // and without keeping the runtime from others if that goes on.
+                    None | Some(Waited::Free) => {
+                        yield_now().await;
+                        continue;
+                    }
                     Some(Waited::TimedOut) => {
                         return Err(self.gave_up(name, state, started.elapsed()));
                     }

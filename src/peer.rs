@@ -22,6 +22,9 @@ pub struct Peer {
 impl Peer {
     /// Whether the other end belongs to the user that this process runs as. `false` when the
     /// system does not tell.
+    ///
+    /// A server on Windows should ask after the first message: before that, the answer is about
+    /// the client's process, which may have handed over its end.
     pub fn is_same_user(&self) -> bool {
         self.user
             .as_ref()

@@ -97,6 +97,10 @@ fn a_full_path_has_rules_of_its_own() {
             refused(name, r"the pipe's name has no `\`");
         }
         refused("\\\\.\\pipe\\a\0b", "no NUL");
+        refused(r"\\.\pipe\a/b", "the pipe's name has no `/`");
+        for name in [r"\\.\pipe\a.", r"\\.\pipe\a "] {
+            refused(name, "does not end with a dot or a space");
+        }
         for name in [
             r"\\",
             r"\\.",

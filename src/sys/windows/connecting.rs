@@ -3,14 +3,14 @@
 //! Not by tokio, nor on the thread pool: both let go of a waiting instance some time after it was
 //! dropped, and until then clients can connect to it, as if the server were still there.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::c_void;
 use std::future::Future;
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::pin::Pin;
 use std::ptr::{null, null_mut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use windows_sys::Win32::Foundation::{
@@ -28,7 +28,7 @@ pub(super) struct Connecting {
     /// `None` once handed out.
     instance: Option<OwnedHandle>,
     /// While the system waits for the client.
-    pending: Option<Box<Pending>>,
+    pending: Option<Arc<Pending>>,
     result: io::Result<()>,
 }
 
@@ -37,8 +37,8 @@ struct Pending {
     overlapped: UnsafeCell<OVERLAPPED>,
     event: OwnedHandle,
     signal: Mutex<Signal>,
-    /// The registered wait for the event; null if there is none.
-    wait: HANDLE,
+    /// The registered wait for the event; null if there is none. The owner's alone.
+    wait: Cell<HANDLE>,
 }
 
 #[derive(Default)]
@@ -47,21 +47,16 @@ struct Signal {
     waker: Option<Waker>,
 }
 
-// SAFETY: the handles may be used from any thread, and `overlapped` only moves with its owner.
+// SAFETY: the handles may be used from any thread, and nothing here is tied to one.
 unsafe impl Send for Pending {}
-// SAFETY: by reference only `signal` is used, by the callback.
+// SAFETY: `wait` is used by the one `Connecting` that owns this, behind `&mut`; `overlapped` by the
+// system, and by that owner once the operation is over; `signal` has a lock.
 unsafe impl Sync for Pending {}
 
 impl Connecting {
     pub(super) fn new(instance: OwnedHandle) -> io::Result<Self> {
-        let mut pending = Box::new(Pending::new()?);
-        // SAFETY: the handle is open, and the box is kept until the operation is over.
-        let done = unsafe { ConnectNamedPipe(instance.as_raw_handle(), pending.overlapped.get()) };
-        let error = match done {
-            // SAFETY: reads this thread's last error.
-            0 => unsafe { GetLastError() },
-            _ => ERROR_PIPE_CONNECTED,
-        };
+        let pending = Arc::new(Pending::new()?);
+        let error = pending.connect(&instance);
         let mut this = Connecting {
             instance: Some(instance),
             pending: None,
@@ -99,7 +94,7 @@ impl Future for Connecting {
             drop(signal);
             this.result = pending.result(instance, false);
         }
-        if let Some(mut pending) = this.pending.take() {
+        if let Some(pending) = this.pending.take() {
             pending.unregister();
         }
         let result = std::mem::replace(&mut this.result, Ok(()));
@@ -109,13 +104,13 @@ impl Future for Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        let (Some(instance), Some(pending)) = (&self.instance, &mut self.pending) else {
+        let (Some(instance), Some(pending)) = (&self.instance, &self.pending) else {
             return;
         };
         pending.unregister();
         // SAFETY: the handle is open, and the operation was started with this structure.
         unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
-        // Cancelled or complete, it is over in a moment: only then may the box go.
+        // Cancelled or complete, it is over in a moment: only then may the structure go.
         let _ = pending.result(instance, true);
     }
 }
@@ -137,18 +132,36 @@ impl Pending {
             overlapped: UnsafeCell::new(overlapped),
             event,
             signal: Mutex::default(),
-            wait: null_mut(),
+            wait: Cell::new(null_mut()),
+        })
+    }
+
+    /// Begins to wait for a client, and says how far that came.
+    ///
+    /// The system cancels what a thread has begun when that thread ends, so this is begun on one
+    /// that does not.
+    fn connect(self: &Arc<Self>, instance: &OwnedHandle) -> u32 {
+        let (pending, instance) = (self.clone(), instance.as_raw_handle() as usize);
+        on_lasting_thread(move || {
+            // SAFETY: the caller waits for this, with the handle open; the structure is kept until
+            // the operation is over.
+            let done = unsafe { ConnectNamedPipe(instance as HANDLE, pending.overlapped.get()) };
+            match done {
+                // SAFETY: reads this thread's last error.
+                0 => unsafe { GetLastError() },
+                _ => ERROR_PIPE_CONNECTED,
+            }
         })
     }
 
     /// Has `signalled` called once the operation is over.
-    fn register(self: &mut Box<Self>) -> io::Result<()> {
+    fn register(&self) -> io::Result<()> {
         let (event, context) = (self.event.as_raw_handle(), (&raw const self.signal).cast());
-        // SAFETY: the box, and `signal` in it, stay where they are until `unregister`, which waits
+        // SAFETY: `signal` stays where it is until `unregister`, which waits
         // for the callback.
         let done = unsafe {
             RegisterWaitForSingleObject(
-                &mut self.wait,
+                self.wait.as_ptr(),
                 event,
                 Some(signalled),
                 context,
@@ -164,11 +177,11 @@ impl Pending {
     }
 
     /// From here on the callback neither runs nor will run.
-    fn unregister(&mut self) {
-        let wait = std::mem::take(&mut self.wait);
+    fn unregister(&self) {
+        let wait = self.wait.replace(null_mut());
         if !wait.is_null() {
-            // SAFETY: registered above, and unregistered once. The callback takes no lock that
-            // this thread could hold.
+            // SAFETY: registered above, and unregistered once. The callback does no more than take
+            // the lock on `signal`, which this thread does not hold, and wake a task.
             unsafe { UnregisterWaitEx(wait, INVALID_HANDLE_VALUE) };
         }
     }
@@ -191,6 +204,22 @@ impl Pending {
     fn signal(&self) -> MutexGuard<'_, Signal> {
         self.signal.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs `call` on a thread that lives as long as the process.
+fn on_lasting_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+    type Call = Box<dyn FnOnce() + Send>;
+    static THREAD: LazyLock<mpsc::Sender<Call>> = LazyLock::new(|| {
+        let (calls, inbox) = mpsc::channel::<Call>();
+        let thread = std::thread::Builder::new().name("asyncipc-listen".into());
+        let body = move || inbox.into_iter().for_each(|call| call());
+        thread.spawn(body).expect("the system has no thread left");
+        calls
+    });
+    let (answer, answered) = mpsc::sync_channel(1);
+    let call = Box::new(move || drop(answer.send(call())));
+    THREAD.send(call).expect("the thread never ends");
+    answered.recv().expect("the thread never ends")
 }
 
 /// Called by the system on one of its threads when the event is signalled.

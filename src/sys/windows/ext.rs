@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::instance::Transport;
+use super::instance::{DEFAULT_WAIT, Transport};
 pub use super::stream::Impersonation;
 use crate::{ClientBuilder, PipeStream, ServerBuilder};
 
@@ -70,7 +70,11 @@ impl ServerBuilderExt for ServerBuilder {
     }
 
     fn default_timeout(mut self, timeout: Duration) -> Self {
-        self.platform.default_wait = timeout.as_millis().try_into().unwrap_or(u32::MAX - 1);
+        self.platform.default_wait = match timeout.as_millis() {
+            0 => DEFAULT_WAIT,
+            // The largest number means forever.
+            millis => millis.try_into().unwrap_or(u32::MAX),
+        };
         self
     }
 

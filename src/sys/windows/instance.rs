@@ -27,6 +27,9 @@ use super::pipe::Pipe;
 use super::user;
 use crate::{Access, Error};
 
+/// The system's own, which it takes for 0: given as a number, because Wine takes 0 as it is.
+pub(super) const DEFAULT_WAIT: u32 = 50;
+
 #[derive(Clone, Debug)]
 pub(crate) struct ListenOptions {
     pub(super) in_buffer: u32,
@@ -34,7 +37,7 @@ pub(crate) struct ListenOptions {
     pub(super) accept_remote: bool,
     pub(super) transport: Transport,
     pub(super) empty_is_end: bool,
-    /// What clients that ask for it wait at most, in milliseconds; 0 is the system's 50.
+    /// What clients that ask for it wait at most, in milliseconds.
     pub(super) default_wait: u32,
     /// In place of what the access says.
     pub(super) security_descriptor: Option<String>,
@@ -66,7 +69,7 @@ impl Default for ListenOptions {
             accept_remote: false,
             transport: Transport::Tokio,
             empty_is_end: false,
-            default_wait: 0,
+            default_wait: DEFAULT_WAIT,
             security_descriptor: None,
         }
     }
@@ -202,6 +205,12 @@ impl SecurityDescriptor {
 }
 
 fn parse(sddl: &str) -> io::Result<SecurityDescriptor> {
+    if sddl.contains('\0') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it contains a NUL",
+        ));
+    }
     let wide: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
     let mut descriptor = null_mut();
     // SAFETY: the text ends with NUL; `descriptor` is written on success.

@@ -23,6 +23,10 @@ pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     Some(match split(bytes) {
         Some((_, b"")) => Err("the pipe's name is not empty"),
         Some((_, pipe)) if pipe.contains(&b'\\') => Err("the pipe's name has no `\\`"),
+        // Win32 would make it a backslash.
+        Some((_, pipe)) if pipe.contains(&b'/') => Err("the pipe's name has no `/`"),
+        // Win32 would drop them.
+        Some((_, [.., b'.' | b' '])) => Err("the pipe's name does not end with a dot or a space"),
         Some((_, pipe)) if pipe.contains(&0) => Err("the pipe's name has no NUL"),
         Some((server, _)) if !server.is_empty() => Ok(name.into()),
         _ => Err(r"a full path is \\.\pipe\NAME, or \\SERVER\pipe\NAME for clients"),

@@ -2,16 +2,14 @@
 //! as bytes.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, OwnedHandle};
-use std::pin::pin;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::task::coop::consume_budget;
 use windows_sys::Win32::Foundation::{
     ERROR_BROKEN_PIPE, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, ERROR_PIPE_NOT_CONNECTED,
     ERROR_SUCCESS,
@@ -41,6 +39,8 @@ pub(crate) struct Pipe {
     reading: Mutex<Reading>,
     /// Whether the peer ends its direction by an empty message.
     empty_is_end: bool,
+    /// Whether anything was written that the peer may not have read yet.
+    unconfirmed: AtomicBool,
     /// The write in flight: never cancelled, and kept going when this end is dropped.
     writing: Mutex<Option<Arc<Op>>>,
 }
@@ -68,6 +68,7 @@ impl Pipe {
             file: File::new(handle)?,
             reading: Mutex::new(reading),
             empty_is_end,
+            unconfirmed: AtomicBool::new(false),
             writing: Mutex::new(None),
         })
     }
@@ -76,17 +77,19 @@ impl Pipe {
     ///
     /// # Errors
     ///
-    /// ERROR_INVALID_PARAMETER when the pipe is one of bytes.
+    /// `Unsupported`, for ERROR_INVALID_PARAMETER, when the pipe is one of bytes.
     pub(super) fn set_message_mode(&self) -> io::Result<()> {
         let mode = PIPE_READMODE_MESSAGE;
         // SAFETY: the handle is open for as long as `self` is borrowed.
         let done = unsafe {
             SetNamedPipeHandleState(self.file.as_raw_handle(), &mode, null_mut(), null_mut())
         };
-        if done == 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
+        match io::Error::last_os_error() {
+            _ if done != 0 => Ok(()),
+            e if e.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => {
+                Err(io::Error::new(io::ErrorKind::Unsupported, e))
+            }
+            e => Err(e),
         }
     }
 
@@ -122,14 +125,19 @@ impl Pipe {
                     if message.len() <= COPY_OUT {
                         let copy = BytesMut::from(&message[..]);
                         message.clear();
-                        reading.buffer = message;
+                        if message.capacity() <= reading.expected {
+                            reading.buffer = message;
+                        }
                         message = copy;
                     }
                     return Poll::Ready(Ok(Received::Message(message)));
                 }
                 ERROR_MORE_DATA => {
                     // The writer has handed over the whole message: its size is a fact.
-                    let rest = self.rest_of_message()?;
+                    let Ok(rest) = self.rest_of_message() else {
+                        reading.ended = true;
+                        return Poll::Ready(Ok(Received::Truncated(message.len())));
+                    };
                     let size = message.len() + rest;
                     if size > max {
                         return Poll::Ready(Ok(Received::TooLarge(size)));
@@ -168,6 +176,7 @@ impl Pipe {
 
     /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.
     pub(crate) fn start_send(&self, message: Bytes) {
+        self.unconfirmed.store(true, Relaxed);
         *lock(&self.writing) = Some(Op::write(&self.file, message));
     }
 
@@ -186,8 +195,6 @@ impl Pipe {
 impl Pipe {
     /// Waits until there are bytes, or the end.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // However fast the peer is, other tasks of the runtime run now and then.
-        ready!(pin!(consume_budget()).poll(cx));
         let mut reading = lock(&self.reading);
         let reading = &mut *reading;
         if reading.ended || (reading.op.is_none() && !reading.buffer.is_empty()) {
@@ -203,6 +210,7 @@ impl Pipe {
             unreachable!("a read has this buffer")
         };
         match outcome.error {
+            ERROR_SUCCESS if bytes.is_empty() && self.empty_is_end => reading.ended = true,
             ERROR_SUCCESS | ERROR_MORE_DATA => {
                 // More room after a full read, less after a rather empty one.
                 reading.expected = match bytes.len() {
@@ -247,6 +255,11 @@ impl Pipe {
         Poll::Ready(Ok(n))
     }
 
+    /// Whether anything was written that the peer may not have read yet.
+    pub(super) fn unconfirmed(&self) -> &AtomicBool {
+        &self.unconfirmed
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         lock(&self.reading).ended
     }
@@ -271,6 +284,7 @@ impl Drop for Pipe {
                 file: self.file.clone(),
                 reading: Mutex::new(reading),
                 empty_is_end: false,
+                unconfirmed: AtomicBool::new(true),
                 writing: Mutex::new(Some(op)),
             };
             Arc::new(Lingering(Mutex::new(Some(rest)))).advance();
@@ -305,9 +319,9 @@ impl Wake for Lingering {
     }
 }
 
-/// What the system says when a pipe of bytes is asked for messages.
+/// Whether an error of connecting came from [`Pipe::set_message_mode`].
 pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32)
+    error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

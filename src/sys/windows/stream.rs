@@ -1,11 +1,12 @@
 //! A connected end of a named pipe.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{
     AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
 };
+use std::pin::pin;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use tokio::runtime::Handle;
+use tokio::task::coop::consume_budget;
 use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{
     ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_PIPE_NOT_CONNECTED, HANDLE, INVALID_HANDLE_VALUE,
@@ -180,6 +182,10 @@ impl Stream {
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // tokio's pipes do this themselves: however fast the peer is, other tasks run now and then.
+        if let End::Own { .. } = &*self.end {
+            ready!(pin!(consume_budget()).poll(cx));
+        }
         either!(&*self.end, it => it.poll_read_ready(cx))
     }
 
@@ -256,16 +262,18 @@ impl Stream {
 
     /// Waits until the peer has read everything that was written; an error when it never will.
     pub(crate) async fn drained(&self) -> io::Result<()> {
-        if self.may_be_unread() {
+        if self.unconfirmed().load(Relaxed) {
             flush(self.as_handle()).await.map_err(closed)?;
-            self.unconfirmed.store(false, Relaxed);
+            self.unconfirmed().store(false, Relaxed);
         }
         Ok(())
     }
 
-    fn may_be_unread(&self) -> bool {
-        // What went out as messages did not come by here.
-        self.messages().is_some() || self.unconfirmed.load(Relaxed)
+    fn unconfirmed(&self) -> &AtomicBool {
+        match &*self.end {
+            End::Own { pipe, .. } => pipe.unconfirmed(),
+            _ => &self.unconfirmed,
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -328,7 +336,7 @@ impl Drop for Stream {
         let Some(lingering) = &self.lingering else {
             return;
         };
-        if !self.may_be_unread() || self.has_ended() {
+        if !self.unconfirmed().load(Relaxed) || self.has_ended() {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
