@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use asyncipc::{ClientBuilder, Error, PipeClient, PipeConnection, PipeListener, PipeServer};
 use bytes::Bytes;
-use common::{fill, stays_pending, under_wine, unique_name, within};
+use common::{fill, skipped, stays_pending, under_wine, unique_name, within};
 use futures::future::join_all;
 use futures::stream::FusedStream;
 use futures::{FutureExt, SinkExt, StreamExt};
@@ -41,7 +41,7 @@ async fn echo(mut conn: PipeConnection) -> Result<(), asyncipc::BoxError> {
 #[tokio::test]
 async fn a_second_server_on_one_name_is_refused() {
     if under_wine() {
-        eprintln!("skipped: Wine does not enforce FILE_FLAG_FIRST_PIPE_INSTANCE");
+        skipped("Wine does not enforce FILE_FLAG_FIRST_PIPE_INSTANCE");
         return;
     }
     let name = unique_name("twice");

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use asyncipc::{PipeConnection, PipeServer};
-use common::{sample, unique_name, within};
+use common::{sample, skipped, unique_name, within};
 use futures::{SinkExt, StreamExt};
 use tokio::process::{Child, Command};
 
@@ -17,7 +17,7 @@ async fn peer(mode: &str, path: &Path) -> Option<Child> {
     match Command::new(python).arg("--version").output().await {
         Ok(Output { status, .. }) if status.success() => {}
         other => {
-            eprintln!("skipped: no {python} here: {other:?}");
+            skipped(format!("no {python} here: {other:?}"));
             return None;
         }
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use asyncipc::unix::ServerBuilderExt;
 use asyncipc::{Access, Error, PipeClient, PipeName, PipeServer};
 use bytes::Bytes;
-use common::{fill, itself, role, run_as, unique_name, within};
+use common::{fill, itself, role, run_as, skipped, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
 use tempfile::TempDir;
 
@@ -527,7 +527,7 @@ fn give_away(path: &Path) -> bool {
     match chown(path, Some(12345), None) {
         Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            eprintln!("skipped: only root can give {} away", path.display());
+            skipped(format!("only root can give {} away", path.display()));
             false
         }
         Err(e) => panic!("{e}"),
