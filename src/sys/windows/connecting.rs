@@ -10,7 +10,7 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::pin::Pin;
 use std::ptr::{null, null_mut};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use windows_sys::Win32::Foundation::{
@@ -22,6 +22,8 @@ use windows_sys::Win32::System::Pipes::ConnectNamedPipe;
 use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEONLYONCE,
 };
+
+use super::lock;
 
 /// The future of an instance's client. When it is dropped before, the instance is gone.
 pub(super) struct Connecting {
@@ -202,7 +204,7 @@ impl Pending {
     }
 
     fn signal(&self) -> MutexGuard<'_, Signal> {
-        self.signal.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.signal)
     }
 }
 
@@ -227,7 +229,7 @@ unsafe extern "system" fn signalled(context: *mut c_void, _: bool) {
     // SAFETY: the context is `signal`, which lives until this has returned.
     let signal = unsafe { &*context.cast_const().cast::<Mutex<Signal>>() };
     let waker = {
-        let mut signal = signal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut signal = lock(signal);
         signal.raised = true;
         signal.waker.take()
     };

@@ -7,12 +7,14 @@
 use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle};
 use windows_sys::Win32::Storage::FileSystem::FlushFileBuffers;
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread};
+
+use super::lock;
 
 /// Waits until the peer has read everything that was written to `pipe`, a write still in flight
 /// included. Dropping the future calls the wait off; what was written stays.
@@ -80,10 +82,6 @@ impl Drop for CallOff {
             return;
         }
     }
-}
-
-fn lock(stage: &Mutex<Stage>) -> MutexGuard<'_, Stage> {
-    stage.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A handle to the current thread that other threads can use.

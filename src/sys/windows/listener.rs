@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::windows::io::OwnedHandle;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use futures_util::StreamExt;
@@ -14,6 +14,7 @@ use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
 use super::connecting::Connecting;
 use super::instance::{Factory, ListenOptions};
+use super::lock;
 use super::name;
 use super::stream::Stream;
 use crate::sys::Limits;
@@ -160,7 +161,7 @@ impl Listener {
 
 impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, OwnedHandle};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -18,6 +18,7 @@ use windows_sys::Win32::System::Pipes::{
     PIPE_READMODE_MESSAGE, PeekNamedPipe, SetNamedPipeHandleState,
 };
 
+use super::lock;
 use super::overlapped::{Buffer, Cancelling, File, Op};
 use crate::sys::Received;
 
@@ -322,10 +323,6 @@ impl Wake for Lingering {
 /// Whether an error of connecting came from [`Pipe::set_message_mode`].
 pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Pipe {

@@ -297,7 +297,7 @@ impl Stream {
         };
         let handle = self.as_handle();
         let user = match is_server {
-            true => user::of_client(handle, Some(process_id)),
+            true => user::of_client(handle, process_id),
             false => user::of_owner(handle),
         };
         Ok(Peer {

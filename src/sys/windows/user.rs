@@ -30,7 +30,7 @@ pub(crate) fn current_user() -> io::Result<UserId> {
 ///
 /// Impersonating tells for sure, but only once something was read from the pipe, and not when the
 /// client stays anonymous; before that there is the client's process, if it still exists.
-pub(super) fn of_client(pipe: BorrowedHandle<'_>, process_id: Option<u32>) -> io::Result<UserId> {
+pub(super) fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<UserId> {
     // SAFETY: the handle is open. Success is matched by the RevertToSelf below, before this
     // thread does anything else.
     if unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) } != 0 {
@@ -42,8 +42,6 @@ pub(super) fn of_client(pipe: BorrowedHandle<'_>, process_id: Option<u32>) -> io
         }
         return user;
     }
-    let unknown = io::Error::from(io::ErrorKind::NotFound);
-    let process_id = process_id.ok_or(unknown)?;
     // SAFETY: no preconditions.
     let process = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, process_id) };
     if process.is_null() {
