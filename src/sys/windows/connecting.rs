@@ -3,7 +3,7 @@
 //! Not by tokio, nor on the thread pool: both let go of a waiting instance some time after it was
 //! dropped, and until then clients can connect to it, as if the server were still there.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::future::Future;
 use std::io;
@@ -15,7 +15,6 @@ use std::task::{Context, Poll, Waker};
 
 use windows_sys::Win32::Foundation::{
     ERROR_IO_PENDING, ERROR_NO_DATA, ERROR_PIPE_CONNECTED, GetLastError, HANDLE,
-    INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, GetOverlappedResult, OVERLAPPED};
 use windows_sys::Win32::System::Pipes::ConnectNamedPipe;
@@ -34,25 +33,25 @@ pub(super) struct Connecting {
     result: io::Result<()>,
 }
 
-/// What the system writes to, and what it calls back with.
+/// What the system writes to, and what it calls back with: the callback, which comes once, owns a
+/// reference.
 struct Pending {
     overlapped: UnsafeCell<OVERLAPPED>,
     event: OwnedHandle,
     signal: Mutex<Signal>,
-    /// The registered wait for the event; null if there is none. The owner's alone.
-    wait: Cell<HANDLE>,
 }
 
-#[derive(Default)]
 struct Signal {
     raised: bool,
     waker: Option<Waker>,
+    /// The registered wait for the event.
+    wait: HANDLE,
 }
 
 // SAFETY: the handles may be used from any thread, and nothing here is tied to one.
 unsafe impl Send for Pending {}
-// SAFETY: `wait` is used by the one `Connecting` that owns this, behind `&mut`; `overlapped` by the
-// system, and by that owner once the operation is over; `signal` has a lock.
+// SAFETY: `overlapped` is used by the system, and by the one `Connecting` that owns this once the
+// operation is over; `signal` has a lock.
 unsafe impl Sync for Pending {}
 
 impl Connecting {
@@ -66,10 +65,9 @@ impl Connecting {
         };
         match error {
             ERROR_IO_PENDING => {
-                let registered = pending.register();
-                this.pending = Some(pending);
+                this.pending = Some(pending.clone());
                 // On failure, dropping `this` ends the operation.
-                registered?;
+                pending.register()?;
             }
             // A client was faster; with ERROR_NO_DATA it has even left again, but what it has
             // written is still there to be read.
@@ -95,9 +93,7 @@ impl Future for Connecting {
             }
             drop(signal);
             this.result = pending.result(instance, false);
-        }
-        if let Some(pending) = this.pending.take() {
-            pending.unregister();
+            this.pending = None;
         }
         let result = std::mem::replace(&mut this.result, Ok(()));
         Poll::Ready((this.instance.take().expect("it is there"), result))
@@ -109,7 +105,7 @@ impl Drop for Connecting {
         let (Some(instance), Some(pending)) = (&self.instance, &self.pending) else {
             return;
         };
-        pending.unregister();
+        pending.signal().waker = None;
         // SAFETY: the handle is open, and the operation was started with this structure.
         unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
         // Cancelled or complete, it is over in a moment: only then may the structure go.
@@ -133,8 +129,11 @@ impl Pending {
         Ok(Pending {
             overlapped: UnsafeCell::new(overlapped),
             event,
-            signal: Mutex::default(),
-            wait: Cell::new(null_mut()),
+            signal: Mutex::new(Signal {
+                raised: false,
+                waker: None,
+                wait: null_mut(),
+            }),
         })
     }
 
@@ -156,36 +155,31 @@ impl Pending {
         })
     }
 
-    /// Has `signalled` called once the operation is over.
-    fn register(&self) -> io::Result<()> {
-        let (event, context) = (self.event.as_raw_handle(), (&raw const self.signal).cast());
-        // SAFETY: `signal` stays where it is until `unregister`, which waits
-        // for the callback.
+    /// Has `signalled` called once the operation is over, which it will be: cancelled at last.
+    fn register(self: &Arc<Self>) -> io::Result<()> {
+        // Held until the handle is where the callback looks for it.
+        let mut signal = self.signal();
+        let event = self.event.as_raw_handle();
+        // The callback's reference.
+        let context = Arc::into_raw(self.clone());
+        // SAFETY: the context is a reference of its own, and the event is open as long as it is.
         let done = unsafe {
             RegisterWaitForSingleObject(
-                self.wait.as_ptr(),
+                &mut signal.wait,
                 event,
                 Some(signalled),
-                context,
+                context.cast(),
                 INFINITE,
                 WT_EXECUTEONLYONCE,
             )
         };
         if done == 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
+            let error = io::Error::last_os_error();
+            // SAFETY: takes back the reference, which nobody else will.
+            drop(unsafe { Arc::from_raw(context) });
+            return Err(error);
         }
-    }
-
-    /// From here on the callback neither runs nor will run.
-    fn unregister(&self) {
-        let wait = self.wait.replace(null_mut());
-        if !wait.is_null() {
-            // SAFETY: registered above, and unregistered once. The callback does no more than take
-            // the lock on `signal`, which this thread does not hold, and wake a task.
-            unsafe { UnregisterWaitEx(wait, INVALID_HANDLE_VALUE) };
-        }
+        Ok(())
     }
 
     /// How the operation ended. With `wait`, not before it has.
@@ -226,13 +220,15 @@ fn on_lasting_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'stati
 
 /// Called by the system on one of its threads when the event is signalled.
 unsafe extern "system" fn signalled(context: *mut c_void, _: bool) {
-    // SAFETY: the context is `signal`, which lives until this has returned.
-    let signal = unsafe { &*context.cast_const().cast::<Mutex<Signal>>() };
-    let waker = {
-        let mut signal = lock(signal);
-        signal.raised = true;
-        signal.waker.take()
-    };
+    // SAFETY: the context is the reference that `register` has left for us.
+    let pending = unsafe { Arc::from_raw(context.cast_const().cast::<Pending>()) };
+    let mut signal = pending.signal();
+    signal.raised = true;
+    let (waker, wait) = (signal.waker.take(), signal.wait);
+    drop(signal);
+    // SAFETY: registered, and unregistered here only. Without an event to signal this does not
+    // wait, so the system allows it within the callback itself.
+    unsafe { UnregisterWaitEx(wait, null_mut()) };
     if let Some(waker) = waker {
         waker.wake();
     }
