@@ -2,20 +2,20 @@
 
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
-use windows_sys::Win32::Foundation::{ERROR_SUCCESS, HANDLE, LocalFree};
+use windows_sys::Win32::Foundation::{ERROR_NO_TOKEN, ERROR_SUCCESS, HANDLE, LocalFree};
 use windows_sys::Win32::Security::Authorization::{
     ConvertSidToStringSidW, GetSecurityInfo, SE_KERNEL_OBJECT,
 };
 use windows_sys::Win32::Security::{
-    GetTokenInformation, OWNER_SECURITY_INFORMATION, PSID, RevertToSelf, TOKEN_QUERY, TOKEN_USER,
-    TokenUser,
+    GetTokenInformation, OWNER_SECURITY_INFORMATION, PSID, RevertToSelf, TOKEN_ACCESS_MASK,
+    TOKEN_IMPERSONATE, TOKEN_QUERY, TOKEN_USER, TokenUser,
 };
 use windows_sys::Win32::System::Pipes::ImpersonateNamedPipeClient;
 use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetCurrentThread, OpenProcess, OpenProcessToken, OpenThreadToken,
-    PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_QUERY_LIMITED_INFORMATION, SetThreadToken,
 };
 
 use crate::UserId;
@@ -31,12 +31,24 @@ pub(crate) fn current_user() -> io::Result<UserId> {
 /// Impersonating tells for sure, but only once something was read from the pipe, and not when the
 /// client stays anonymous; before that there is the client's process, if it still exists.
 pub(super) fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<UserId> {
-    // SAFETY: the handle is open. Success is matched by the RevertToSelf below, before this
-    // thread does anything else.
+    let own = match thread_token(TOKEN_IMPERSONATE) {
+        Ok(token) => Some(token),
+        Err(e) if e.raw_os_error() == Some(ERROR_NO_TOKEN as i32) => None,
+        // What cannot be restored is not replaced.
+        Err(e) => return Err(e),
+    };
+    // SAFETY: the handle is open. What this thread was before is restored below, before it does
+    // anything else.
     if unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) } != 0 {
-        let user = of_thread();
-        // SAFETY: no preconditions.
-        if unsafe { RevertToSelf() } == 0 {
+        let user = thread_token(TOKEN_QUERY).and_then(|it| of_token(it.as_handle()));
+        // SAFETY: no preconditions, and an open token.
+        let restored = unsafe {
+            match own {
+                Some(own) => SetThreadToken(null(), own.as_raw_handle()),
+                None => RevertToSelf(),
+            }
+        };
+        if restored == 0 {
             // This thread would go on as somebody else: nothing must run on it any more.
             std::process::abort();
         }
@@ -87,15 +99,16 @@ fn of_process(process: HANDLE) -> io::Result<UserId> {
     of_token(unsafe { OwnedHandle::from_raw_handle(token) }.as_handle())
 }
 
-fn of_thread() -> io::Result<UserId> {
+/// Whom this thread impersonates; an error if nobody.
+fn thread_token(access: TOKEN_ACCESS_MASK) -> io::Result<OwnedHandle> {
     let mut token = null_mut();
     // SAFETY: the pseudo-handle of the thread is always valid; `token` is written on success. The
     // token is opened as the process: the client's rights may not suffice.
-    if unsafe { OpenThreadToken(GetCurrentThread(), TOKEN_QUERY, 1, &mut token) } == 0 {
+    if unsafe { OpenThreadToken(GetCurrentThread(), access, 1, &mut token) } == 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the call has just given us this handle, and nobody else has it.
-    of_token(unsafe { OwnedHandle::from_raw_handle(token) }.as_handle())
+    Ok(unsafe { OwnedHandle::from_raw_handle(token) })
 }
 
 fn of_token(token: BorrowedHandle<'_>) -> io::Result<UserId> {
