@@ -51,6 +51,8 @@ struct Reading {
     /// As messages: the beginning of one of which there is more, or an empty buffer to read into.
     /// As bytes: what has been read and not been taken.
     buffer: BytesMut,
+    /// As bytes: whether what was read last is the end of a message.
+    whole: bool,
     /// The room for the next first read.
     expected: usize,
     /// Whether the peer has left.
@@ -62,6 +64,7 @@ impl Pipe {
         let reading = Reading {
             op: None,
             buffer: BytesMut::new(),
+            whole: false,
             expected: FIRST_READ.0,
             ended: false,
         };
@@ -97,6 +100,11 @@ impl Pipe {
     /// Waits for a message of at most `max` bytes. Nothing is lost when the caller stops waiting.
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
         let mut reading = lock(&self.reading);
+        if std::mem::take(&mut reading.whole) && !reading.buffer.is_empty() {
+            // The rest of a message whose beginning was taken as bytes.
+            let rest = std::mem::take(&mut reading.buffer);
+            return Poll::Ready(Ok(Received::Message(rest)));
+        }
         loop {
             let reading = &mut *reading;
             let op = reading.op.get_or_insert_with(|| {
@@ -220,6 +228,7 @@ impl Pipe {
                     _ => bytes.capacity(),
                 };
                 reading.buffer = bytes;
+                reading.whole = outcome.error == ERROR_SUCCESS;
             }
             ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => reading.ended = true,
             error => {
@@ -278,6 +287,7 @@ impl Drop for Pipe {
             let reading = Reading {
                 op: reading.op.take(),
                 buffer: BytesMut::new(),
+                whole: false,
                 expected: FIRST_READ.1,
                 ended: reading.ended,
             };
