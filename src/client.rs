@@ -95,7 +95,7 @@ impl ClientBuilder {
     }
 
     /// Tries once: a busy server is [`Error::Busy`], a missing one [`Error::NotFound`]. The same
-    /// as a timeout of zero.
+    /// as a timeout of zero. On another machine, that one attempt takes as long as the network.
     pub fn no_wait(self) -> Self {
         self.timeout(Duration::ZERO)
     }
@@ -128,7 +128,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// - [`Error::InvalidName`]
+    /// - [`Error::InvalidName`], [`Error::InvalidOption`]
     /// - [`Error::NotFound`]: nobody listens, and it was not to be waited for
     /// - [`Error::Busy`]: only with [`no_wait`](Self::no_wait)
     /// - [`Error::TimedOut`] with the time waited
@@ -161,15 +161,18 @@ impl ClientBuilder {
 
     async fn wait_and_open(&self) -> Result<PipeStream, Error> {
         let name = self.name.clone()?;
+        self.platform.check()?;
         need_runtime("cannot connect to", &name)?;
         let started = Instant::now();
         // `None`: so far away that it never comes.
         let deadline = started.checked_add(self.timeout);
         let mut pause = PAUSES.0;
         loop {
-            let error = match sys::Stream::connect(&name, &self.platform) {
-                Ok(io) => return self.connected(PipeStream::new(io, name, self.linger)),
-                Err(error) => error,
+            let attempt = sys::Stream::connect(&name, &self.platform);
+            let error = match until(deadline.filter(|_| !self.timeout.is_zero()), attempt).await {
+                Some(Ok(io)) => return self.connected(PipeStream::new(io, name, self.linger)),
+                Some(Err(error)) => error,
+                None => return Err(timed_out(name, started.elapsed(), "nobody answers")),
             };
             let state = match sys::unavailable(&error) {
                 Some(Unavailable::Missing) if self.wait_for_server => Unavailable::Missing,
@@ -230,12 +233,16 @@ impl ClientBuilder {
             Unavailable::Missing => "no server listens there",
             Unavailable::Busy => "the server is busy",
         };
-        Error::TimedOut {
-            pipe,
-            action: "connecting to",
-            waited,
-            reason,
-        }
+        timed_out(pipe, waited, reason)
+    }
+}
+
+fn timed_out(pipe: PipeName, waited: Duration, reason: &'static str) -> Error {
+    Error::TimedOut {
+        pipe,
+        action: "connecting to",
+        waited,
+        reason,
     }
 }
 

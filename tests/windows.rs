@@ -23,16 +23,19 @@ use common::{PATIENCE, pair_of, sample, skipped, stays_pending, under_wine, uniq
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
-use windows_sys::Win32::Foundation::{ERROR_SUCCESS, LocalFree};
+use windows_sys::Win32::Foundation::{CloseHandle, ERROR_SUCCESS, LocalFree};
 use windows_sys::Win32::Security::Authorization::{
     ConvertSecurityDescriptorToStringSecurityDescriptorW,
     ConvertStringSecurityDescriptorToSecurityDescriptorW, GetSecurityInfo, SDDL_REVISION_1,
     SE_KERNEL_OBJECT,
 };
 use windows_sys::Win32::Security::{
-    DACL_SECURITY_INFORMATION, OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR,
+    DACL_SECURITY_INFORMATION, ImpersonateSelf, OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR,
+    RevertToSelf, SecurityImpersonation, TOKEN_QUERY,
 };
-use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessHandleCount};
+use windows_sys::Win32::System::Threading::{
+    GetCurrentProcess, GetCurrentThread, GetProcessHandleCount, OpenThreadToken,
+};
 
 /// More than a pipe holds while nobody reads, which is 64 KiB unless told otherwise.
 const LARGE: usize = 300_000;
@@ -1172,6 +1175,10 @@ async fn a_bad_descriptor_is_refused_with_its_place() {
             "D:P(A;;FA;;;SY)(A;;nonsense;;;WD)",
             Some((15, "(A;;nonsense;;;WD)")),
         ),
+        (
+            "D:P(A;;FA;;;SY)S:(ML;;BAD;;;LW)",
+            Some((17, "(ML;;BAD;;;LW)")),
+        ),
         ("D:P(A;;FA;;;NOBODY)", Some((3, "(A;;FA;;;NOBODY)"))),
         ("nonsense", None),
         ("D:P(A;;FA;;;SY", None),
@@ -1343,6 +1350,113 @@ async fn read_as_bytes_a_pipe_of_messages_ends_at_the_empty_one_if_told_so() {
         .await
         .unwrap();
     assert_eq!(all, b"request");
+}
+
+#[tokio::test]
+async fn the_rest_of_a_message_that_was_begun_as_bytes_is_a_message_of_its_own() {
+    let (server, client) = messages("rest");
+    let mut server = server.bind().unwrap();
+    let mut client = client.connect_bytes().await.unwrap();
+    let mut accepted = within(server.accept()).await.unwrap();
+    let large = sample(LARGE, 1);
+    accepted.send("hello world".into()).await.unwrap();
+    accepted.send("second".into()).await.unwrap();
+    let sending = async {
+        accepted.send(large.clone()).await.unwrap();
+        accepted.send("last".into()).await.unwrap();
+    };
+    let receiving = async {
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        let mut messages = PipeConnection::new(client, MessageCodec::default());
+        assert_eq!(messages.next().await.unwrap().unwrap(), " world");
+        assert_eq!(messages.next().await.unwrap().unwrap(), "second");
+
+        let mut client = messages.into_stream().await.unwrap();
+        client.read_exact(&mut [0; 5]).await.unwrap();
+        let mut messages = PipeConnection::new(client, MessageCodec::default());
+        assert_eq!(messages.next().await.unwrap().unwrap(), large[5..]);
+        assert_eq!(messages.next().await.unwrap().unwrap(), "last");
+    };
+    within(async { tokio::join!(sending, receiving) }).await;
+}
+
+#[tokio::test]
+async fn an_empty_message_as_the_end_takes_a_pipe_of_messages() {
+    let (server, client) = ends("empty-end-of-bytes");
+    let server = server.end_on_empty_message().overlapped_io();
+    let client = client.end_on_empty_message();
+    for error in [
+        server.bind().map(drop).unwrap_err(),
+        within(client.connect()).await.map(drop).unwrap_err(),
+    ] {
+        let Error::InvalidOption { option, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(option, "end_on_empty_message");
+    }
+    let server = server.message_mode();
+    pair_of(&server, &client.message_mode()).await;
+}
+
+#[tokio::test]
+async fn a_descriptor_without_an_owner_makes_the_pipe_the_users_own() {
+    let (server, client) = ends("no-owner");
+    let server = server.security_descriptor("D:P(A;;FA;;;WD)");
+    let mut server = server.bind().unwrap();
+    let connecting = client.verify_server(true).connect();
+    let (client, accepted) = within(async { tokio::join!(connecting, server.accept()) }).await;
+    accepted.unwrap();
+    assert!(client.unwrap().peer().unwrap().is_same_user());
+}
+
+#[tokio::test]
+async fn a_descriptor_that_keeps_the_server_from_making_instances_is_refused_when_binding() {
+    if under_wine() {
+        return skipped("Wine does not ask for the right to make instances");
+    }
+    let (server, _) = ends("no-instances");
+    // Everybody may talk, nobody may make instances.
+    let server = server.security_descriptor("D:P(A;;0x12019b;;;WD)");
+    let error = server.bind().unwrap_err();
+    assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn asking_who_the_client_is_keeps_whom_the_thread_impersonates() {
+    let (server, client) = messages("impersonating");
+    let (mut client, mut accepted) = pair_of(&server, &client).await;
+    client.send("known".into()).await.unwrap();
+    within(accepted.next()).await.unwrap().unwrap();
+
+    let impersonates = || {
+        let mut token = null_mut();
+        // SAFETY: the pseudo-handle is valid; `token` is written on success, and closed then.
+        unsafe {
+            let found = OpenThreadToken(GetCurrentThread(), TOKEN_QUERY, 1, &mut token) != 0;
+            if found {
+                CloseHandle(token);
+            }
+            found
+        }
+    };
+    accepted.peer().unwrap();
+    assert!(!impersonates());
+    // SAFETY: no preconditions; undone below.
+    assert_ne!(unsafe { ImpersonateSelf(SecurityImpersonation) }, 0);
+    accepted.peer().unwrap();
+    let kept = impersonates();
+    // SAFETY: no preconditions.
+    assert_ne!(unsafe { RevertToSelf() }, 0);
+    assert!(kept);
+}
+
+#[tokio::test]
+async fn a_server_on_another_machine_is_asked_until_the_deadline_and_not_on_the_runtimes_thread() {
+    // An address that nobody has (RFC 5737).
+    let client = PipeClient::builder(r"\\192.0.2.1\pipe\nobody");
+    let client = client.timeout(Duration::from_millis(50));
+    let error = within(client.connect()).await.unwrap_err();
+    assert!(error.to_string().contains("192.0.2.1"), "{error}");
 }
 
 #[tokio::test]

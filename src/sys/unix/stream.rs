@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::folder;
 use super::messages::Messages;
 use crate::sys::{Unavailable, Waited};
-use crate::{Peer, PipeName, UserId};
+use crate::{Error, Peer, PipeName, UserId};
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -30,6 +30,12 @@ pub(crate) struct Stream {
 /// There is nothing to tell a socket besides.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectOptions {}
+
+impl ConnectOptions {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
 
 /// No event tells that a backlog has room again.
 pub(crate) async fn wait_until_free(_: &PipeName, _: &ConnectOptions) -> Waited {
@@ -70,7 +76,7 @@ impl Stream {
     }
 
     /// One attempt, which does not wait.
-    pub(crate) fn connect(name: &PipeName, _: &ConnectOptions) -> io::Result<Self> {
+    pub(crate) async fn connect(name: &PipeName, _: &ConnectOptions) -> io::Result<Self> {
         let path = name.as_path();
         if name.logical
             && let Some(parent) = path.parent()

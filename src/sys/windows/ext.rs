@@ -10,13 +10,14 @@ pub trait ServerBuilderExt: Sized {
     /// them: for peers that speak raw message pipes, as most programs in C and Go do.
     ///
     /// Messages of any size up to `max_message_size`, and empty ones, arrive as they were sent.
-    /// As a [`PipeStream`], such a pipe reads as bytes without boundaries, and each write is a
-    /// message.
+    /// As a [`PipeStream`], such a pipe reads as bytes without boundaries, each write is a
+    /// message, and `shutdown` sends none.
     fn message_mode(self) -> Self;
 
     /// Takes an empty message for the end of the peer's direction, as go-winio, Docker and others
-    /// mean it: see [`PipeConnection::close_write`](crate::PipeConnection::close_write). Only in
-    /// message mode, where it is a message like others unless this is called.
+    /// mean it: see [`PipeConnection::close_write`](crate::PipeConnection::close_write). Without
+    /// this it is a message like others. Only together with [`message_mode`](Self::message_mode):
+    /// otherwise it is [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
     fn end_on_empty_message(self) -> Self;
 
     /// Moves bytes by overlapped I/O of this crate instead of tokio's, which reads 4 KiB at a
@@ -40,8 +41,10 @@ pub trait ServerBuilderExt: Sized {
     /// [`ServerBuilder::access`] says.
     ///
     /// FILE_GENERIC_WRITE contains the right to create instances of the pipe, so whoever has it
-    /// can pose as the server: give others individual rights, such as `0x12019b`. A text that the
-    /// system refuses is [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
+    /// can pose as the server: give others individual rights, such as `0x12019b`. The server's own
+    /// user needs it: binding is [`Error::AccessDenied`](crate::Error::AccessDenied) otherwise. Without an owner in it, the
+    /// pipe is the user's. A text that the system refuses is
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
     ///
     /// [sddl]: https://learn.microsoft.com/windows/win32/secauthz/security-descriptor-string-format
     fn security_descriptor(self, sddl: impl Into<String>) -> Self;
@@ -105,7 +108,8 @@ pub trait ClientBuilderExt: Sized {
     fn overlapped_io(self) -> Self;
 
     /// Waits for a busy server as long as the server has set for its clients
-    /// ([`ServerBuilderExt::default_timeout`]), and at most the builder's `timeout`.
+    /// ([`ServerBuilderExt::default_timeout`]), and at most the builder's `timeout`. Does nothing
+    /// for a server on another machine, which is asked again after pauses.
     fn server_default_timeout(self) -> Self;
 
     /// What the server may do with the client's identity. Default: tell who it is, and no more.

@@ -12,7 +12,7 @@ use windows_sys::Win32::Foundation::{INVALID_HANDLE_VALUE, LocalFree};
 use windows_sys::Win32::Security::Authorization::{
     ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
 };
-use windows_sys::Win32::Security::SECURITY_ATTRIBUTES;
+use windows_sys::Win32::Security::{GetSecurityDescriptorOwner, SECURITY_ATTRIBUTES};
 use windows_sys::Win32::Storage::FileSystem::{
     FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, FILE_GENERIC_READ, FILE_WRITE_ATTRIBUTES,
     FILE_WRITE_DATA, FILE_WRITE_EA, PIPE_ACCESS_DUPLEX,
@@ -75,6 +75,17 @@ impl Default for ListenOptions {
     }
 }
 
+/// In a pipe of bytes there are no empty messages.
+pub(super) fn check_end(empty_is_end: bool, transport: Transport) -> Result<(), Error> {
+    if empty_is_end && transport != Transport::Messages {
+        return Err(Error::InvalidOption {
+            option: "end_on_empty_message",
+            rule: "only together with message_mode".into(),
+        });
+    }
+    Ok(())
+}
+
 /// Makes instances that are alike.
 #[derive(Debug)]
 pub(super) struct Factory {
@@ -85,6 +96,7 @@ pub(super) struct Factory {
 
 impl Factory {
     pub(super) fn new(path: &Path, access: Access, options: &ListenOptions) -> Result<Self, Error> {
+        check_end(options.empty_is_end, options.transport)?;
         let security = match &options.security_descriptor {
             Some(sddl) => SecurityDescriptor::new(sddl)?,
             None => SecurityDescriptor::new(&sddl(access)?)?,
@@ -191,8 +203,10 @@ unsafe impl Send for SecurityDescriptor {}
 unsafe impl Sync for SecurityDescriptor {}
 
 impl SecurityDescriptor {
+    /// One that names no owner gets the user: the pipe of an elevated process would otherwise
+    /// belong to the Administrators, and its clients could not tell whose it is.
     fn new(sddl: &str) -> Result<Self, Error> {
-        parse(sddl).map_err(|error| Error::InvalidOption {
+        let parsed = parse(sddl).map_err(|error| Error::InvalidOption {
             option: "security_descriptor",
             rule: match refused_part(sddl) {
                 Some((at, part)) => {
@@ -200,7 +214,18 @@ impl SecurityDescriptor {
                 }
                 None => format!("the system refuses {sddl:?}: {error}"),
             },
-        })
+        })?;
+        if parsed.has_owner() {
+            return Ok(parsed);
+        }
+        Ok(parse(&format!("O:{}{sddl}", user::current_user()?))?)
+    }
+
+    fn has_owner(&self) -> bool {
+        let (mut owner, mut defaulted) = (null_mut(), 0);
+        // SAFETY: the descriptor is a valid one; what is written points into it.
+        let done = unsafe { GetSecurityDescriptorOwner(self.0, &mut owner, &mut defaulted) };
+        done != 0 && !owner.is_null()
     }
 }
 
@@ -230,15 +255,30 @@ fn parse(sddl: &str) -> io::Result<SecurityDescriptor> {
     Ok(SecurityDescriptor(descriptor))
 }
 
-/// The first entry in parentheses that the system refuses on its own, and where it begins: the
-/// system itself does not say what it stumbled over.
+/// The first entry in parentheses that the system refuses on its own, in either kind of list, and
+/// where it begins: the system itself does not say what it stumbled over.
 fn refused_part(sddl: &str) -> Option<(usize, &str)> {
-    let starts = sddl.match_indices('(').map(|(at, _)| at);
-    let mut parts = starts.filter_map(|at| {
-        let len = sddl[at..].find(')')? + 1;
-        Some((at, &sddl[at..at + len]))
-    });
-    parts.find(|(_, part)| parse(&format!("D:{part}")).is_err())
+    let (mut depth, mut start) = (0, 0);
+    for (at, byte) in sddl.bytes().enumerate() {
+        match byte {
+            b'(' => {
+                if depth == 0 {
+                    start = at;
+                }
+                depth += 1;
+            }
+            b')' if depth > 0 => {
+                depth -= 1;
+                let part = &sddl[start..=at];
+                let refused = |list| parse(&format!("{list}:{part}")).is_err();
+                if depth == 0 && refused("D") && refused("S") {
+                    return Some((start, part));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 impl Drop for SecurityDescriptor {

@@ -92,6 +92,7 @@ impl Listener {
             runtime: Handle::current(),
             lingering,
         };
+        // All of them: a server that may make only one instance could not replace it later.
         listener.top_up(None).map_err(failed)?;
         Ok(listener)
     }
@@ -99,7 +100,11 @@ impl Listener {
     /// Waits for a client. Another instance waits for the next one before this one is handed out,
     /// up to the limit.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        self.top_up(Some(cx.waker()))?;
+        if let Err(error) = self.top_up(Some(cx.waker()))
+            && self.connecting.is_empty()
+        {
+            return Poll::Ready(Err(error));
+        }
         let Poll::Ready(Some((instance, result))) = self.connecting.poll_next_unpin(cx) else {
             return Poll::Pending;
         };
@@ -120,24 +125,29 @@ impl Listener {
         Poll::Ready(Ok(Stream::server(end, slot, self.lingering.clone())))
     }
 
-    /// Sees to it that enough instances wait for clients.
+    /// Sees to it that enough instances wait for clients. With a waker, that is the task which is
+    /// called when there is room for more.
     ///
     /// # Errors
     ///
-    /// When none waits, though one should.
+    /// When one that should wait cannot; those that wait will do for now.
     fn top_up(&mut self, waker: Option<&Waker>) -> io::Result<()> {
         let mut state = self.pool.lock();
         if let Some(waker) = waker {
             state.waker = Some(waker.clone());
         }
+        let mut result = Ok(());
         while state.waiting < self.pool.backlog
             && state.waiting + state.connected < self.pool.max_connections
         {
-            match self.pool.factory.create(false) {
+            // Without any instance, the name may have become somebody else's.
+            let first = waker.is_some() && state.waiting + state.connected == 0;
+            match self.pool.factory.create(first) {
                 Ok(instance) => state.fresh.push(instance),
-                Err(e) if state.waiting == 0 => return Err(e),
-                // Those that wait will do for now.
-                Err(_) => break,
+                Err(e) => {
+                    result = Err(e);
+                    break;
+                }
             }
             state.waiting += 1;
         }
@@ -147,15 +157,12 @@ impl Listener {
             match Connecting::new(instance) {
                 Ok(connecting) => self.connecting.push(connecting),
                 Err(e) => {
-                    let mut state = self.pool.lock();
-                    state.waiting -= 1;
-                    if state.waiting == 0 {
-                        return Err(e);
-                    }
+                    self.pool.lock().waiting -= 1;
+                    result = Err(e);
                 }
             }
         }
-        Ok(())
+        result
     }
 }
 

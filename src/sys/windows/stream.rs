@@ -17,6 +17,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
+use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{
     ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_PIPE_NOT_CONNECTED, HANDLE, INVALID_HANDLE_VALUE,
@@ -33,10 +34,11 @@ use windows_sys::Win32::System::Pipes::{
 use super::flush::flush;
 use super::instance::{Instance, Transport};
 use super::listener::Slot;
+use super::name;
 use super::pipe::Pipe;
 use super::user;
 use crate::sys::Unavailable;
-use crate::{Peer, PipeName};
+use crate::{Error, Peer, PipeName};
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
 /// that copy is kept for the next write.
@@ -122,6 +124,12 @@ pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
     }
 }
 
+impl ConnectOptions {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        super::instance::check_end(self.empty_is_end, self.transport)
+    }
+}
+
 impl Stream {
     pub(super) fn server(instance: Instance, slot: Option<Slot>, lingering: TaskTracker) -> Self {
         match instance {
@@ -147,9 +155,15 @@ impl Stream {
         }
     }
 
-    /// One attempt, which does not wait.
-    pub(crate) fn connect(name: &PipeName, options: &ConnectOptions) -> io::Result<Self> {
-        let handle = open(name, options)?;
+    /// One attempt, which waits for nothing but another machine's answer.
+    pub(crate) async fn connect(name: &PipeName, options: &ConnectOptions) -> io::Result<Self> {
+        let handle = if name::is_local(name.as_path()) {
+            open(name, options.impersonation)?
+        } else {
+            let (name, level) = (name.clone(), options.impersonation);
+            let opening = spawn_blocking(move || open(&name, level));
+            opening.await.map_err(io::Error::other)??
+        };
         let messages = options.transport == Transport::Messages;
         let end = if options.transport == Transport::Tokio {
             // SAFETY: the handle is a client's end, opened for overlapped I/O, that nobody else
@@ -399,7 +413,7 @@ impl AsHandle for Stream {
 }
 
 /// Opens a client's end, for bytes.
-fn open(name: &PipeName, options: &ConnectOptions) -> io::Result<OwnedHandle> {
+fn open(name: &PipeName, level: Impersonation) -> io::Result<OwnedHandle> {
     let path: Vec<u16> = name
         .as_path()
         .as_os_str()
@@ -414,7 +428,7 @@ fn open(name: &PipeName, options: &ConnectOptions) -> io::Result<OwnedHandle> {
             0,
             null(),
             OPEN_EXISTING,
-            FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | options.impersonation as u32,
+            FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | level as u32,
             null_mut(),
         )
     };
