@@ -70,6 +70,12 @@ pub(crate) struct Limits {
     pub(crate) access: Access,
 }
 
+/// Keeps the traits of [`ext`] from being implemented elsewhere: they will grow.
+pub trait Sealed {}
+
+impl Sealed for crate::ServerBuilder {}
+impl Sealed for crate::ClientBuilder {}
+
 /// The knobs that only this platform has.
 #[allow(unreachable_pub)] // lib.rs re-exports what is in here, whatever it is.
 pub mod ext {

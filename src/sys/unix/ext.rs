@@ -1,7 +1,8 @@
+use crate::sys::Sealed;
 use crate::{PipeStream, ServerBuilder};
 
 /// What a server on a Unix socket can be told besides.
-pub trait ServerBuilderExt: Sized {
+pub trait ServerBuilderExt: Sized + Sealed {
     /// The socket file's mode, set before anyone can connect. In place of what
     /// [`ServerBuilder::access`] says.
     ///

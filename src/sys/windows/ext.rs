@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use super::instance::{DEFAULT_WAIT, Transport};
 pub use super::stream::Impersonation;
+use crate::sys::Sealed;
 use crate::{ClientBuilder, PipeStream, ServerBuilder};
 
 /// What a server on a Windows named pipe can be told besides.
-pub trait ServerBuilderExt: Sized {
+pub trait ServerBuilderExt: Sized + Sealed {
     /// Lets the system keep messages apart (`PIPE_TYPE_MESSAGE`), without the length in front of
     /// them: for peers that speak raw message pipes, as most programs in C and Go do.
     ///
@@ -93,7 +94,7 @@ impl ServerBuilderExt for ServerBuilder {
 }
 
 /// What a client of a Windows named pipe can be told besides.
-pub trait ClientBuilderExt: Sized {
+pub trait ClientBuilderExt: Sized + Sealed {
     /// Takes messages as the system keeps them apart, without the length in front of them: for
     /// servers that speak raw message pipes. See [`ServerBuilderExt::message_mode`].
     ///
