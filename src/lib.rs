@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod buffers;
 mod client;
 mod codec;
 mod connection;
@@ -8,6 +9,8 @@ mod error;
 mod listener;
 mod name;
 mod peer;
+mod receiver;
+mod sender;
 mod server;
 mod stats;
 mod stream;
@@ -16,11 +19,13 @@ mod sys;
 
 pub use client::{ClientBuilder, PipeClient};
 pub use codec::MessageCodec;
-pub use connection::{PipeConnection, PipeReceiver, PipeSender, ReuniteError};
+pub use connection::PipeConnection;
 pub use error::Error;
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
 pub use peer::{Peer, UserId};
+pub use receiver::{PipeReceiver, ReuniteError};
+pub use sender::PipeSender;
 pub use server::{Access, BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
 pub use stats::{ConnectionStats, ServerStats};
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};

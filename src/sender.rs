@@ -1,0 +1,333 @@
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_sink::Sink;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::buffers::{self, BLOCK};
+use crate::codec::HEADER;
+use crate::connection::Shared;
+use crate::stream::unread;
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
+
+/// Messages up to this size are copied into the batch that goes out in one write; longer ones go
+/// out from where they are.
+const COPY_IN: usize = 4 << 10;
+
+/// When this much waits to go out, it does, before more is taken.
+const HIGH_WATER: usize = BLOCK - COPY_IN - HEADER;
+
+/// The half of a [`PipeConnection`] that sends.
+///
+/// Dropping it alone tells the peer nothing: the connection ends when both halves are gone. Use
+/// [`close`](PipeSender::close) to end this direction where the platform can.
+pub struct PipeSender {
+    pub(crate) shared: Arc<Shared>,
+    codec: MessageCodec,
+    batch: Batch,
+    state: SendState,
+    /// Runs from the first attempt to close on.
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+enum SendState {
+    Open,
+    /// This direction was ended; the peer may not have read everything yet.
+    Ended,
+    /// Everything is with the system; waiting for the peer to read it.
+    Closing(ReusableBoxFuture<'static, io::Result<()>>),
+    /// The peer has everything.
+    Closed,
+    /// Something was lost.
+    Failed,
+}
+
+impl PipeSender {
+    pub(crate) fn new(shared: Arc<Shared>, codec: MessageCodec) -> Self {
+        PipeSender {
+            shared,
+            codec,
+            batch: Batch::default(),
+            state: SendState::Open,
+            linger: None,
+        }
+    }
+
+    /// The connection's number, as [`PipeConnection::id`].
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// The pipe's name, as [`PipeConnection::name`].
+    pub fn name(&self) -> &PipeName {
+        &self.shared.name
+    }
+
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.shared.peer()
+    }
+
+    /// How much has gone through both halves so far.
+    pub fn stats(&self) -> ConnectionStats {
+        self.shared.counters.stats()
+    }
+
+    /// Sends what was fed, and ends this direction when the peer has read everything.
+    ///
+    /// On Unix the peer sees the end of the stream at once. A Windows pipe has no end for one
+    /// direction: there the peer sees it when the receiver is dropped as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`PipeConnection::close`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the sender.
+    pub async fn close(mut self) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_close(cx)).await
+    }
+
+    /// As [`PipeConnection::close_write`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub async fn close_write(&mut self) -> Result<(), Error> {
+        poll_fn(|cx| self.poll_drain(cx)).await?;
+        if let Some(messages) = self.shared.io.messages() {
+            messages.start_send(Bytes::new());
+            poll_fn(|cx| self.poll_drain(cx)).await?;
+        } else if self.shared.io.can_shutdown() {
+            let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
+            self.shared.io.shutdown().map_err(failed)?;
+        } else {
+            return Err(Error::ModeMismatch {
+                pipe: self.shared.name.clone(),
+            });
+        }
+        self.state = SendState::Ended;
+        Ok(())
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let linger = self.shared.linger;
+        let deadline = self.linger.get_or_insert_with(|| Box::pin(sleep(linger)));
+        let passed = deadline.as_mut().poll(cx).is_ready();
+        let closed = self.poll_close_in_time(cx);
+        if closed.is_pending() && passed {
+            let rest_is_lost = !self.batch.is_empty();
+            self.state = SendState::Failed;
+            self.batch.clear();
+            return Poll::Ready(Err(unread(&self.shared.name, linger, rest_is_lost)));
+        }
+        closed
+    }
+
+    fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
+        if let SendState::Open | SendState::Ended = self.state {
+            ready!(self.poll_drain(cx))?;
+            self.shared
+                .io
+                .shutdown()
+                .map_err(|e| failed(&self.shared, e))?;
+            let io = self.shared.io.clone();
+            let drained = ReusableBoxFuture::new(async move { io.drained().await });
+            self.state = SendState::Closing(drained);
+        }
+        match &mut self.state {
+            SendState::Closing(drained) => {
+                let result = ready!(drained.poll(cx));
+                let state = if result.is_ok() {
+                    SendState::Closed
+                } else {
+                    SendState::Failed
+                };
+                self.state = state;
+                Poll::Ready(result.map_err(|e| failed(&self.shared, e)))
+            }
+            SendState::Failed => Poll::Ready(Err(self.shared.closed())),
+            SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Whether a message can be taken before the others are with the system. One that the system
+    /// keeps apart goes out by itself.
+    fn has_room(&self) -> bool {
+        self.shared.io.messages().is_none() && !self.batch.is_full()
+    }
+
+    /// Hands everything that was taken to the system.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let SendState::Closed | SendState::Failed = self.state {
+            return Poll::Ready(Err(self.shared.closed()));
+        }
+        let result = ready!(self.batch.poll_write(cx, &self.shared.io));
+        Poll::Ready(result.map_err(|e| {
+            self.state = SendState::Failed;
+            self.batch.clear();
+            Error::from_io("cannot write to", &self.shared.name, e)
+        }))
+    }
+}
+
+impl Sink<Bytes> for PipeSender {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        match this.state {
+            SendState::Open if this.has_room() => Poll::Ready(Ok(())),
+            SendState::Open => this.poll_drain(cx),
+            _ => Poll::Ready(Err(this.shared.closed())),
+        }
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
+        let this = self.get_mut();
+        if !matches!(this.state, SendState::Open) {
+            return Err(this.shared.closed());
+        }
+        let header = this.codec.header(message.len())?;
+        this.shared.counters.sent(message.len());
+        match this.shared.io.messages() {
+            Some(messages) => messages.start_send(message),
+            None => this.batch.push(header, message),
+        }
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(cx))?;
+        this.batch.rest();
+        Poll::Ready(Ok(()))
+    }
+
+    /// As [`close`](PipeSender::close), to be called from a `poll` function: it ends at the linger
+    /// deadline as well.
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        PipeSender::poll_close(self.get_mut(), cx)
+    }
+}
+
+impl fmt::Debug for PipeSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipeSender")
+            .field("id", &self.shared.id)
+            .field("name", &self.shared.name)
+            .field("unsent", &self.batch.len())
+            .field("open", &matches!(self.state, SendState::Open))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Frames on their way out: many small ones in one buffer, then at most one large payload, which
+/// is not copied where the system takes several buffers in one write.
+#[derive(Default)]
+struct Batch {
+    /// Without memory of its own while nothing is on its way.
+    head: BytesMut,
+    payload: Bytes,
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether it must be written before it takes more.
+    fn is_full(&self) -> bool {
+        !self.payload.is_empty() || self.head.len() >= HIGH_WATER
+    }
+
+    fn push(&mut self, header: [u8; HEADER], message: Bytes) {
+        if self.head.capacity() == 0 {
+            self.head = buffers::take();
+        }
+        // Nothing comes behind a payload of its own; only a caller that has not asked
+        // `poll_ready` comes here with one there.
+        self.head
+            .extend_from_slice(&std::mem::take(&mut self.payload));
+        self.head.extend_from_slice(&header);
+        if message.len() > COPY_IN {
+            self.payload = message;
+        } else {
+            self.head.extend_from_slice(&message);
+        }
+    }
+
+    /// Writes everything.
+    fn poll_write(&mut self, cx: &mut Context<'_>, io: &sys::Stream) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            if !io.is_write_vectored() {
+                self.coalesce();
+            }
+            let bufs = [IoSlice::new(&self.head), IoSlice::new(&self.payload)];
+            let n = ready!(io.poll_write_vectored(cx, &bufs))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.advance(n);
+        }
+        io.poll_flush(cx)
+    }
+
+    /// Fills the rest of a write that begins with small frames from the large one behind them.
+    fn coalesce(&mut self) {
+        let head = self.head.len();
+        if head > 0 && head < HIGH_WATER {
+            let n = self.payload.len().min(HIGH_WATER - head);
+            self.head.extend_from_slice(&self.payload[..n]);
+            self.payload.advance(n);
+        }
+    }
+
+    fn advance(&mut self, n: usize) {
+        let head = n.min(self.head.len());
+        self.head.advance(head);
+        self.payload.advance(n - head);
+        if self.payload.is_empty() {
+            // Lets go of the memory that it was a part of.
+            self.payload = Bytes::new();
+        }
+    }
+
+    /// Gives memory back when nothing is on its way.
+    fn rest(&mut self) {
+        buffers::give(std::mem::take(&mut self.head));
+    }
+
+    fn clear(&mut self) {
+        self.rest();
+        self.payload = Bytes::new();
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        if !self.is_empty() {
+            let bytes = self.len();
+            tracing::warn!(
+                bytes,
+                "a connection was dropped with messages fed and never flushed"
+            );
+        }
+    }
+}
