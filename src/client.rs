@@ -59,6 +59,7 @@ impl PipeClient {
             wait_for_server: false,
             codec: MessageCodec::default(),
             linger: DEFAULT_LINGER,
+            low_latency: Duration::ZERO,
             verify_server: false,
             platform: ConnectOptions::default(),
         }
@@ -74,6 +75,7 @@ pub struct ClientBuilder {
     wait_for_server: bool,
     codec: MessageCodec,
     linger: Duration,
+    low_latency: Duration,
     verify_server: bool,
     pub(crate) platform: ConnectOptions,
 }
@@ -113,6 +115,20 @@ impl ClientBuilder {
         self
     }
 
+    /// How long a connection waits busily for the next message before it sleeps, asking the
+    /// system again and again: small round trips between two processes become many times faster,
+    /// because nobody needs to be woken. Default zero: not at all.
+    ///
+    /// This takes processor time while waiting. Other tasks of the runtime have their turn between
+    /// two attempts, and after waits in vain the next ones sleep at once, up to 64 of them. Worth
+    /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
+    /// loses when both ends are in one process, with many connections, and with rare messages.
+    /// Both ends should have it. Not in message mode.
+    pub fn low_latency(mut self, limit: Duration) -> Self {
+        self.low_latency = limit;
+        self
+    }
+
     /// Whether to refuse a server that does not run as the same user, before anything is sent:
     /// a name can be taken by anyone while its server is not running. Default: no.
     pub fn verify_server(mut self, verify: bool) -> Self {
@@ -145,8 +161,11 @@ impl ClientBuilder {
     ///
     /// Cancelling stops the attempts and leaves nothing behind.
     pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
-        let (connecting, codec) = (self.connect_bytes(), self.codec);
-        async move { Ok(PipeConnection::new(connecting.await?, codec)) }
+        let (connecting, codec, low_latency) = (self.connect_bytes(), self.codec, self.low_latency);
+        async move {
+            let conn = PipeConnection::new(connecting.await?, codec);
+            Ok(conn.with_low_latency(low_latency))
+        }
     }
 
     /// As [`connect`](Self::connect), for protocols that bring their own framing.

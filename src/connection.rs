@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
 
+use crate::shared_sender::QueueRef;
 use crate::stats::{Counters, Totals};
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
@@ -61,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) linger: Duration,
     pub(crate) id: u64,
     pub(crate) counters: Arc<Counters>,
+    /// What a shared sender has taken.
+    pub(crate) queue: QueueRef,
     /// The server's count, for connections that a server accepted.
     totals: Option<Totals>,
 }
@@ -92,6 +95,7 @@ impl PipeConnection {
             linger,
             id,
             counters,
+            queue: QueueRef::default(),
             totals,
         });
         PipeConnection {
@@ -102,6 +106,11 @@ impl PipeConnection {
 
     pub(crate) fn from_halves(receiver: PipeReceiver, sender: PipeSender) -> Self {
         PipeConnection { receiver, sender }
+    }
+
+    pub(crate) fn with_low_latency(mut self, limit: Duration) -> Self {
+        self.receiver.set_low_latency(limit);
+        self
     }
 
     /// A number that no other connection of this process has, for logs.
@@ -163,6 +172,19 @@ impl PipeConnection {
     /// Cancelled, it may have ended the direction or not: call it again.
     pub async fn close_write(&mut self) -> Result<(), Error> {
         self.sender.close_write().await
+    }
+
+    /// Receives the next message into a buffer of the caller's: as [`PipeReceiver::recv_into`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing.
+    pub async fn recv_into(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
+        self.receiver.recv_into(buf).await
     }
 
     /// Splits into two halves that can move to two tasks.

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod buffers;
+mod busy_wait;
 mod client;
 mod codec;
 mod connection;
@@ -12,6 +13,7 @@ mod peer;
 mod receiver;
 mod sender;
 mod server;
+mod shared_sender;
 mod stats;
 mod stream;
 #[allow(unsafe_code)]
@@ -27,6 +29,7 @@ pub use peer::{Peer, UserId};
 pub use receiver::{PipeReceiver, ReuniteError};
 pub use sender::PipeSender;
 pub use server::{Access, BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
+pub use shared_sender::SharedSender;
 pub use stats::{ConnectionStats, ServerStats};
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
 pub use sys::ext::*;

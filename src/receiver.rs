@@ -1,15 +1,17 @@
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use tokio::task::coop::consume_budget;
 
 use crate::buffers::{self, BLOCK};
+use crate::busy_wait::BusyWait;
 use crate::codec::{HEADER, Progress};
 use crate::connection::Shared;
 use crate::sys::Received;
@@ -22,7 +24,7 @@ use crate::{
 const COPY_OUT: usize = 16 << 10;
 
 /// The most that is made room for because the message before was that long.
-const EXPECTED: usize = 1 << 20;
+const EXPECTED: usize = HEADER + (1 << 20);
 
 /// The half of a [`PipeConnection`] that receives.
 pub struct PipeReceiver {
@@ -32,7 +34,24 @@ pub struct PipeReceiver {
     pub(crate) buf: BytesMut,
     /// How long the next frame will be, if it is as long as a large one before it; else 0.
     expected: usize,
+    busy_wait: BusyWait,
     ended: bool,
+}
+
+/// A message that has come.
+enum Incoming {
+    Message(BytesMut),
+    /// At the front of the receiver's buffer, with a payload of this length behind its header.
+    Frame(usize),
+}
+
+impl Incoming {
+    fn len(&self) -> usize {
+        match self {
+            Incoming::Message(message) => message.len(),
+            Incoming::Frame(len) => *len,
+        }
+    }
 }
 
 impl PipeReceiver {
@@ -42,8 +61,14 @@ impl PipeReceiver {
             codec,
             buf: read_ahead,
             expected: 0,
+            busy_wait: BusyWait::default(),
             ended: false,
         }
+    }
+
+    /// Waits busily for up to this long before sleeping.
+    pub(crate) fn set_low_latency(&mut self, limit: Duration) {
+        self.busy_wait = BusyWait::new(limit);
     }
 
     /// The connection's number, as [`PipeConnection::id`].
@@ -84,11 +109,57 @@ impl PipeReceiver {
         }
     }
 
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BytesMut>, Error>> {
-        match self.shared.io.messages() {
+    /// Receives the next message into a buffer of the caller's, behind what is in it, and gives
+    /// its length: `None` at the end. For small messages this allocates nothing once the buffer has
+    /// grown.
+    ///
+    /// # Errors
+    ///
+    /// As `next`; after one there is only `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling loses nothing; `buf` is unchanged then.
+    pub async fn recv_into(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
+        match poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? {
+            None => Ok(None),
+            Some(Incoming::Message(message)) => {
+                buf.extend_from_slice(&message);
+                Ok(Some(message.len()))
+            }
+            Some(Incoming::Frame(len)) => {
+                buf.extend_from_slice(&self.buf[HEADER..HEADER + len]);
+                self.buf.advance(HEADER + len);
+                Ok(Some(len))
+            }
+        }
+    }
+
+    /// Waits for the next message; `None` at the end and after an error.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // However fast the peer is, other tasks of the runtime run now and then.
+        ready!(pin!(consume_budget()).poll(cx));
+        let polled = match self.shared.io.messages() {
             Some(messages) => self.poll_native(cx, messages),
             None => self.poll_frame(cx),
+        };
+        let Poll::Ready(incoming) = polled else {
+            // Whoever waits for an answer wants the question to be on its way.
+            self.shared.queue.kick(cx);
+            return Poll::Pending;
+        };
+        self.busy_wait.is_over();
+        match &incoming {
+            Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
+            _ => {
+                self.ended = true;
+                buffers::give(std::mem::take(&mut self.buf));
+            }
         }
+        Poll::Ready(incoming.transpose())
     }
 
     /// The next message that the system has kept apart.
@@ -96,15 +167,12 @@ impl PipeReceiver {
         &self,
         cx: &mut Context<'_>,
         messages: &sys::Messages,
-    ) -> Poll<Result<Option<BytesMut>, Error>> {
+    ) -> Poll<Result<Option<Incoming>, Error>> {
         let max = self.codec.max_message_size();
         let received =
             ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
         Poll::Ready(match received {
-            Received::Message(message) => {
-                self.shared.counters.received(message.len());
-                Ok(Some(message))
-            }
+            Received::Message(message) => Ok(Some(Incoming::Message(message))),
             Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }),
             // How much was to come is not known any more.
             Received::Truncated(received) => Err(Error::Truncated {
@@ -116,13 +184,10 @@ impl PipeReceiver {
     }
 
     /// The next message, each with its length in front.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BytesMut>, Error>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Error>> {
         loop {
             let needs = match self.codec.progress(&self.buf)? {
-                Progress::Complete(len) => {
-                    self.shared.counters.received(len);
-                    return Poll::Ready(Ok(Some(self.take_message(len))));
-                }
+                Progress::Complete(len) => return Poll::Ready(Ok(Some(Incoming::Frame(len)))),
                 Progress::Needs(needs) => needs,
             };
             match self.poll_fill(cx, needs) {
@@ -142,7 +207,7 @@ impl PipeReceiver {
     }
 
     /// Takes a message whose header and `len` bytes of payload are at the front.
-    fn take_message(&mut self, len: usize) -> BytesMut {
+    fn take_frame(&mut self, len: usize) -> BytesMut {
         self.buf.advance(HEADER);
         if len > COPY_OUT {
             self.expected = (HEADER + len).min(EXPECTED);
@@ -161,7 +226,8 @@ impl PipeReceiver {
     /// Reads once, towards the `needs` bytes of the next frame. `Ok(0)` is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, needs: usize) -> Poll<io::Result<usize>> {
         loop {
-            if self.shared.io.poll_read_ready(cx)?.is_pending() {
+            let is_ready = self.shared.io.poll_read_ready(cx)?.is_ready();
+            if !is_ready && !self.busy_wait.goes_on() {
                 if self.buf.is_empty() {
                     // An idle connection keeps no memory.
                     buffers::give(std::mem::take(&mut self.buf));
@@ -169,9 +235,19 @@ impl PipeReceiver {
                 return Poll::Pending;
             }
             let most = self.make_room(needs);
-            match self.shared.io.try_read(&mut (&mut self.buf).limit(most)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+            let buf = &mut (&mut self.buf).limit(most);
+            let read = match is_ready {
+                true => self.shared.io.try_read(buf),
+                false => self.shared.io.read_now(buf),
+            };
+            match read {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
+            }
+            if !is_ready {
+                // Other tasks have their turn before the next attempt.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
     }
@@ -216,17 +292,13 @@ impl Stream for PipeReceiver {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
-        }
-        // However fast the peer is, other tasks of the runtime run now and then.
-        ready!(pin!(consume_budget()).poll(cx));
-        let message = ready!(this.poll_message(cx)).transpose();
-        if !matches!(message, Some(Ok(_))) {
-            this.ended = true;
-            buffers::give(std::mem::take(&mut this.buf));
-        }
-        Poll::Ready(message)
+        let incoming = ready!(this.poll_incoming(cx));
+        Poll::Ready(incoming.map(|it| {
+            it.map(|it| match it {
+                Incoming::Message(message) => message,
+                Incoming::Frame(len) => this.take_frame(len),
+            })
+        }))
     }
 }
 

@@ -14,7 +14,7 @@ use crate::buffers::{self, BLOCK};
 use crate::codec::HEADER;
 use crate::connection::Shared;
 use crate::stream::unread;
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
 
 /// Messages up to this size are copied into the batch that goes out in one write; longer ones go
 /// out from where they are.
@@ -81,6 +81,17 @@ impl PipeSender {
     /// How much has gone through both halves so far.
     pub fn stats(&self) -> ConnectionStats {
         self.shared.counters.stats()
+    }
+
+    /// Makes a sender that many tasks can have, and that gathers what they send at about the same
+    /// time into one write.
+    pub fn into_shared(self) -> SharedSender {
+        SharedSender::new(self)
+    }
+
+    /// How many bytes wait to be written.
+    pub(crate) fn unsent(&self) -> usize {
+        self.batch.len()
     }
 
     /// Sends what was fed, and ends this direction when the peer has read everything.

@@ -55,6 +55,7 @@ pub struct PipeServer {
     listener: Option<PipeListener>,
     name: PipeName,
     codec: MessageCodec,
+    low_latency: Duration,
     drain_timeout: Duration,
     shutdown: ShutdownHandle,
     shut_down: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -86,6 +87,7 @@ impl PipeServer {
             limits: Limits::default(),
             codec: MessageCodec::default(),
             linger: DEFAULT_LINGER,
+            low_latency: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
             platform: ListenOptions::default(),
         }
@@ -136,7 +138,8 @@ impl PipeServer {
         }
         let stream = ready!(listener.poll_accept(cx))?;
         let totals = Some(self.totals.clone());
-        Poll::Ready(Ok(PipeConnection::counted(stream, self.codec, totals)))
+        let conn = PipeConnection::counted(stream, self.codec, totals);
+        Poll::Ready(Ok(conn.with_low_latency(self.low_latency)))
     }
 
     /// Runs `handler` for each client, in a task of its own.
@@ -383,6 +386,7 @@ pub struct ServerBuilder {
     limits: Limits,
     codec: MessageCodec,
     linger: Duration,
+    low_latency: Duration,
     drain_timeout: Duration,
     pub(crate) platform: ListenOptions,
 }
@@ -424,6 +428,20 @@ impl ServerBuilder {
         self
     }
 
+    /// How long a connection waits busily for the next message before it sleeps, asking the
+    /// system again and again: small round trips between two processes become many times faster,
+    /// because nobody needs to be woken. Default zero: not at all.
+    ///
+    /// This takes processor time while waiting. Other tasks of the runtime have their turn between
+    /// two attempts, and after waits in vain the next ones sleep at once, up to 64 of them. Worth
+    /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
+    /// loses when both ends are in one process, with many connections, and with rare messages.
+    /// Both ends should have it. Not in message mode.
+    pub fn low_latency(mut self, limit: Duration) -> Self {
+        self.low_latency = limit;
+        self
+    }
+
     /// How long handlers may go on once the server is shut down. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -458,6 +476,7 @@ impl ServerBuilder {
             name: listener.name().clone(),
             listener: Some(listener),
             codec: self.codec,
+            low_latency: self.low_latency,
             drain_timeout: self.drain_timeout,
             shut_down: Box::pin(shutdown.0.clone().cancelled_owned()),
             shutdown,

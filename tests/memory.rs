@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use asyncipc::{Error, MessageCodec, PipeConnection};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use common::{byte_pair, pair, sample, within};
 use futures::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
@@ -17,8 +17,11 @@ struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// How often memory was asked for.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
 
 fn grown(bytes: usize) {
+    ASKED.fetch_add(1, Relaxed);
     let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
     PEAK.fetch_max(live, Relaxed);
 }
@@ -255,5 +258,38 @@ async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
         }
         let (held, allowed) = (measured.kept(), 2 * 200 * size + 256 * KIB);
         assert!(held < allowed, "{held} bytes for 200 messages of {size}");
+    }
+}
+
+/// On Windows, the layer below allocates for each operation.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_small_message_into_a_reused_buffer_allocates_nothing_and_a_large_one_once() {
+    let _alone = alone().await;
+    let (mut client, mut server) = pair().await;
+    let mut buf = BytesMut::new();
+    let large = sample(MIB, 0);
+    for size in [64, MIB] {
+        let message = large.slice(..size);
+        let mut asked = 0;
+        // The first rounds warm up.
+        for _ in 0..3 {
+            let before = ASKED.load(Relaxed);
+            for _ in 0..100 {
+                let received = async {
+                    if size == 64 {
+                        buf.clear();
+                        server.recv_into(&mut buf).await.unwrap().unwrap()
+                    } else {
+                        server.next().await.unwrap().unwrap().len()
+                    }
+                };
+                let (sent, received) = tokio::join!(client.send(message.clone()), received);
+                sent.unwrap();
+                assert_eq!(received, size);
+            }
+            asked = ASKED.load(Relaxed) - before;
+        }
+        assert_eq!(asked, if size == 64 { 0 } else { 100 }, "{size}");
     }
 }

@@ -4,10 +4,11 @@ mod common;
 
 use std::fmt::Debug;
 use std::future::IntoFuture;
+use std::time::Duration;
 
 use asyncipc::{Error, MessageCodec, PipeClient, PipeConnection, PipeServer, PipeStream};
 use bytes::{Bytes, BytesMut};
-use common::{byte_pair, pair, pair_of, sample, unique_name, within};
+use common::{PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, unique_name, within};
 use futures::stream::FusedStream;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -544,5 +545,57 @@ fn what_is_public_can_be_sent_debugged_and_moved() {
         future(stream.close());
         future(PipeClient::connect("name"));
         future(server.serve(|_| async { Ok(()) }).into_future());
+    }
+}
+
+#[tokio::test]
+async fn received_into_a_buffer_of_ones_own_messages_are_the_same() {
+    let (mut client, mut server) = pair().await;
+    let sizes = [0, 1, 64, 1000, 70_000, 300_000, 3, 16 << 10, 0];
+    let sending = async {
+        for (seed, size) in sizes.into_iter().enumerate() {
+            client.send(sample(size, seed)).await.unwrap();
+        }
+        drop(client);
+    };
+    let receiving = async {
+        let mut buf = BytesMut::from("before");
+        for (seed, size) in sizes.into_iter().enumerate() {
+            assert_eq!(server.recv_into(&mut buf).await.unwrap(), Some(size));
+            assert_eq!(&buf[..6], b"before");
+            assert_eq!(&buf[6..], sample(size, seed));
+            buf.truncate(6);
+        }
+        assert_eq!(server.recv_into(&mut buf).await.unwrap(), None);
+        assert_eq!(server.recv_into(&mut buf).await.unwrap(), None);
+        assert_eq!(buf, "before");
+    };
+    within(async { tokio::join!(sending, receiving) }).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_busily_lets_other_tasks_run_and_sleeps_when_its_time_is_over() {
+    for limit in [PATIENCE, Duration::from_micros(20)] {
+        let name = unique_name("busy");
+        let server = PipeServer::builder(&name).low_latency(limit);
+        let client = PipeClient::builder(&name).low_latency(limit);
+        let (mut client, server) = pair_of(&server, &client).await;
+        let (mut sender, mut receiver) = server.split();
+        let echoing = tokio::spawn(async move {
+            while let Some(message) = receiver.next().await {
+                sender.send(message.unwrap().freeze()).await.unwrap();
+            }
+        });
+        for size in [64, 4096, 300_000, 0, 1] {
+            let message = sample(size, size);
+            within(async {
+                assert!(stays_pending(&mut client.next()).await);
+                client.send(message.clone()).await.unwrap();
+            })
+            .await;
+            assert_eq!(within(client.next()).await.unwrap().unwrap(), message);
+        }
+        drop(client);
+        within(echoing).await.unwrap();
     }
 }

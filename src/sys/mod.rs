@@ -3,7 +3,7 @@
 //!
 //! - names: `full_path`, `resolve`, `check_length`
 //! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`
-//! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`,
+//! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
 //!   `peer`, and `messages` where the system keeps messages apart
 //! - `Messages` with `poll_recv` and `start_send`

@@ -93,33 +93,47 @@ impl Stream {
 
     /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
     pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
-        let room = buf.chunk_mut();
-        // SAFETY: the slice is only handed to the system, which writes initialised bytes into it.
-        let room = unsafe { room.as_uninit_slice_mut() };
-        let mut read = 0;
-        let result = self.io.try_io(Interest::READABLE, || {
-            read = SockRef::from(&self.io).recv(room)?;
+        let mut read = Err(io::ErrorKind::WouldBlock.into());
+        let _ = self.io.try_io(Interest::READABLE, || {
+            let room = buf.chunk_mut().len();
+            read = self.recv(buf);
             // A short read has emptied the socket: forgetting that it was readable saves asking
             // again, and the next byte to come will say so (epoll(7), question 9). Only behind
             // passed descriptors, which nobody sends here, more would be waiting.
-            if 0 < read && read < room.len() {
+            let emptied = match &read {
+                Ok(n) => 0 < *n && *n < room,
+                Err(e) => e.kind() == io::ErrorKind::WouldBlock,
+            };
+            if emptied {
                 Err(io::ErrorKind::WouldBlock.into())
             } else {
                 Ok(())
             }
         });
-        match result {
-            Err(e) if read == 0 && e.kind() == io::ErrorKind::ConnectionReset => {
-                // Everything the peer sent has been read before this comes: it is its end.
-                self.reset.store(true, Ordering::Relaxed);
-                Ok(0)
-            }
-            Err(e) if read == 0 => Err(e),
-            _ => {
+        read
+    }
+
+    /// As `try_read`, without knowing whether there is anything.
+    pub(crate) fn read_now(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+        self.recv(buf)
+    }
+
+    fn recv(&self, buf: &mut impl BufMut) -> io::Result<usize> {
+        let room = buf.chunk_mut();
+        // SAFETY: the slice is only handed to the system, which writes initialised bytes into it.
+        let room = unsafe { room.as_uninit_slice_mut() };
+        match SockRef::from(&self.io).recv(room) {
+            Ok(read) => {
                 // SAFETY: `recv` has filled this many bytes from the start of the slice.
                 unsafe { buf.advance_mut(read) };
                 Ok(read)
             }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
+                // Everything the peer sent has been read before this comes: it is its end.
+                self.reset.store(true, Ordering::Relaxed);
+                Ok(0)
+            }
+            Err(e) => Err(e),
         }
     }
 

@@ -212,6 +212,11 @@ impl Stream {
         read
     }
 
+    /// A pipe is read ahead: what is not there yet, the system has not got.
+    pub(crate) fn read_now(&self, _: &mut impl BufMut) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));

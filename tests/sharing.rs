@@ -1,0 +1,234 @@
+//! One sender for many tasks.
+
+mod common;
+
+use std::time::Duration;
+
+use asyncipc::{Error, PipeClient, PipeConnection, PipeServer, SharedSender};
+use bytes::Bytes;
+use common::{PATIENCE, pair, pair_of, sample, stays_pending, unique_name, within};
+use futures::future::join_all;
+use futures::{SinkExt, StreamExt};
+
+async fn shared() -> (SharedSender, PipeConnection) {
+    let (client, server) = pair().await;
+    (client.split().0.into_shared(), server)
+}
+
+/// Sends until that has to wait, and says how often that worked.
+async fn fill(sender: &SharedSender, message: &Bytes) -> usize {
+    let mut sent = 0;
+    let mut sending = Box::pin(async {
+        loop {
+            sender.send(message.clone()).await.unwrap();
+            sent += 1;
+        }
+    });
+    assert!(stays_pending(&mut sending).await);
+    drop(sending);
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_messages_of_many_tasks_arrive_and_those_of_each_in_order() {
+    let (sender, mut server) = shared().await;
+    let tasks = 16;
+    let each = 500;
+    for task in 0..tasks {
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            for n in 0..each {
+                // Some larger than what is copied, so that both kinds mix.
+                let padding = if n % 50 == 0 { 10_000 } else { n % 100 };
+                let text = format!("{task} {n} {}", "x".repeat(padding));
+                sender.send(text.into()).await.unwrap();
+            }
+        });
+    }
+    drop(sender);
+    let mut next = vec![0; tasks];
+    while let Some(message) = within(server.next()).await {
+        let message = String::from_utf8(message.unwrap().to_vec()).unwrap();
+        let mut parts = message.split(' ');
+        let mut number = || parts.next().unwrap().parse::<usize>().unwrap();
+        let (task, n) = (number(), number());
+        assert_eq!(n, next[task]);
+        next[task] += 1;
+    }
+    assert_eq!(next, vec![each; tasks]);
+}
+
+#[tokio::test]
+async fn a_message_goes_out_without_a_flush() {
+    let (sender, mut server) = shared().await;
+    sender.send("hello".into()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn what_was_fed_before_goes_out_as_well() {
+    let (client, mut server) = pair().await;
+    let (mut sender, _receiver) = client.split();
+    sender.feed("first".into()).await.unwrap();
+    let sender = sender.into_shared();
+    sender.send("second".into()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "first");
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "second");
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_answer_has_sent_the_question() {
+    let (client, mut server) = pair().await;
+    let (sender, mut receiver) = client.split();
+    let sender = sender.into_shared();
+    let serving = async {
+        for _ in 0..100 {
+            let message = server.next().await.unwrap().unwrap();
+            server.send(message.freeze()).await.unwrap();
+        }
+    };
+    let asking = async {
+        for n in 0..100 {
+            let question = Bytes::from(format!("question {n}"));
+            sender.send(question.clone()).await.unwrap();
+            assert_eq!(receiver.next().await.unwrap().unwrap(), question);
+        }
+    };
+    within(async { tokio::join!(serving, asking) }).await;
+}
+
+#[tokio::test]
+async fn senders_wait_while_the_peer_does_not_read_and_all_goes_on_when_it_does() {
+    let (sender, mut server) = shared().await;
+    let message = sample(10_000, 0);
+    let sent = fill(&sender, &message).await;
+    // What the system holds, and the batch.
+    assert!((1..1000).contains(&sent), "{sent}");
+    let waiting = join_all((0..10).map(|_| sender.send(message.clone())));
+    let reading = async {
+        for _ in 0..sent + 10 {
+            assert_eq!(server.next().await.unwrap().unwrap(), message);
+        }
+    };
+    let (results, ()) = within(async { tokio::join!(waiting, reading) }).await;
+    assert!(results.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn a_cancelled_send_has_sent_nothing() {
+    let (sender, mut server) = shared().await;
+    let message = sample(10_000, 0);
+    // The one that had to wait is dropped.
+    let sent = fill(&sender, &message).await;
+    let sending = sender.send("last".into());
+    let reading = async {
+        for _ in 0..sent {
+            assert_eq!(server.next().await.unwrap().unwrap(), message);
+        }
+        assert_eq!(server.next().await.unwrap().unwrap(), "last");
+    };
+    let (sent, ()) = within(async { tokio::join!(sending, reading) }).await;
+    sent.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_sent_goes_out_after_all_senders_are_gone_and_then_the_stream_ends() {
+    let (sender, mut server) = shared().await;
+    let message = sample(10_000, 0);
+    let sent = fill(&sender, &message).await;
+    drop(sender);
+    for _ in 0..sent {
+        assert_eq!(within(server.next()).await.unwrap().unwrap(), message);
+    }
+    assert!(within(server.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn flushing_waits_until_the_system_has_everything() {
+    let (sender, mut server) = shared().await;
+    let message = sample(10_000, 0);
+    let sent = fill(&sender, &message).await;
+    let mut flushing = Box::pin(sender.flush());
+    assert!(stays_pending(&mut flushing).await);
+    let reading = async {
+        for _ in 0..sent {
+            assert_eq!(server.next().await.unwrap().unwrap(), message);
+        }
+    };
+    let (flushed, ()) = within(async { tokio::join!(flushing, reading) }).await;
+    flushed.unwrap();
+}
+
+#[tokio::test]
+async fn closing_waits_for_the_peer_and_ends_it_for_all_clones() {
+    let name = unique_name("closing");
+    let server = PipeServer::builder(&name).linger(PATIENCE);
+    let client = PipeClient::builder(&name).linger(PATIENCE);
+    let (client, mut server) = pair_of(&server, &client).await;
+    let sender = client.split().0.into_shared();
+    let other = sender.clone();
+    sender.send("last".into()).await.unwrap();
+    let reading = async { server.next().await.unwrap().unwrap() };
+    let (closed, last) = within(async { tokio::join!(sender.close(), reading) }).await;
+    closed.unwrap();
+    assert_eq!(last, "last");
+    let error = other.send("too late".into()).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn closing_ends_at_the_linger_deadline() {
+    let name = unique_name("linger");
+    let server = PipeServer::builder(&name);
+    let client = PipeClient::builder(&name).linger(Duration::from_millis(20));
+    let (client, _server) = pair_of(&server, &client).await;
+    let sender = client.split().0.into_shared();
+    sender.send("unread".into()).await.unwrap();
+    let error = within(sender.close()).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn that_the_peer_has_left_reaches_every_sender() {
+    let (sender, server) = shared().await;
+    drop(server);
+    let tasks = (0..4).map(|_| {
+        let sender = sender.clone();
+        async move {
+            loop {
+                if let Err(error) = sender.send("anybody?".into()).await {
+                    return error;
+                }
+            }
+        }
+    });
+    for error in within(join_all(tasks)).await {
+        assert!(matches!(error, Error::Closed { .. }), "{error}");
+    }
+    let error = sender.flush().await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_refused_and_others_go_on() {
+    let name = unique_name("limit");
+    let server = PipeServer::builder(&name);
+    let client = PipeClient::builder(&name).max_message_size(100);
+    let (client, mut server) = pair_of(&server, &client).await;
+    let sender = client.split().0.into_shared();
+    let error = sender.send(sample(101, 0)).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::MessageTooLarge {
+                size: 101,
+                max: 100,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    sender.send("short".into()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "short");
+    assert_eq!(sender.stats().messages_sent, 1);
+}
