@@ -64,6 +64,7 @@ impl MessageCodec {
     }
 
     /// The header for a payload of `len` bytes.
+    #[inline]
     pub(crate) fn header(&self, len: usize) -> Result<[u8; HEADER], Error> {
         self.check(len)?;
         // `new` keeps the limit within u32, so the cast loses nothing.
@@ -71,6 +72,7 @@ impl MessageCodec {
     }
 
     /// Looks at the start of `bytes` without taking anything from it.
+    #[inline]
     pub(crate) fn progress(&self, bytes: &[u8]) -> Result<Progress, Error> {
         let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else {
             return Ok(Progress::Needs(HEADER));
@@ -84,6 +86,7 @@ impl MessageCodec {
         })
     }
 
+    #[inline]
     fn check(&self, size: usize) -> Result<(), Error> {
         if size > self.max_message_size {
             return Err(Error::MessageTooLarge {

@@ -235,6 +235,7 @@ impl Shared {
 impl Stream for PipeConnection {
     type Item = Result<BytesMut, Error>;
 
+    #[inline]
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.receiver).poll_next(cx)
     }
@@ -249,10 +250,12 @@ impl FusedStream for PipeConnection {
 impl Sink<Bytes> for PipeConnection {
     type Error = Error;
 
+    #[inline]
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Pin::new(&mut self.sender).poll_ready(cx)
     }
 
+    #[inline]
     fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         Pin::new(&mut self.sender).start_send(message)
     }

@@ -23,6 +23,9 @@ use crate::{
 /// own bytes, and not the buffer that it came in.
 const COPY_OUT: usize = 16 << 10;
 
+/// After a wait, frames longer than this are read into a buffer of their own, and not copied.
+const ALONE: usize = 1 << 10;
+
 /// The most that is made room for because the message before was that long.
 const EXPECTED: usize = HEADER + (1 << 20);
 
@@ -32,8 +35,12 @@ pub struct PipeReceiver {
     codec: MessageCodec,
     /// What was read and not handed out yet. Stays empty where the system keeps messages apart.
     pub(crate) buf: BytesMut,
-    /// How long the next frame will be, if it is as long as a large one before it; else 0.
+    /// How long the next frame will be, if it is as long as the one before it.
     expected: usize,
+    /// Whether the next message is the first after a wait, and probably comes alone.
+    waited: bool,
+    /// Whether `buf` was made for just one frame.
+    fits: bool,
     busy_wait: BusyWait,
     ended: bool,
 }
@@ -61,6 +68,8 @@ impl PipeReceiver {
             codec,
             buf: read_ahead,
             expected: 0,
+            waited: false,
+            fits: false,
             busy_wait: BusyWait::default(),
             ended: false,
         }
@@ -140,8 +149,6 @@ impl PipeReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        // However fast the peer is, other tasks of the runtime run now and then.
-        ready!(pin!(consume_budget()).poll(cx));
         let polled = match self.shared.io.messages() {
             Some(messages) => self.poll_native(cx, messages),
             None => self.poll_frame(cx),
@@ -151,7 +158,6 @@ impl PipeReceiver {
             self.shared.queue.kick(cx);
             return Poll::Pending;
         };
-        self.busy_wait.is_over();
         match &incoming {
             Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
             _ => {
@@ -162,12 +168,26 @@ impl PipeReceiver {
         Poll::Ready(incoming.transpose())
     }
 
+    /// The next message, for which the system has to be asked.
+    fn poll_next_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMut, Error>>> {
+        let incoming = ready!(self.poll_incoming(cx));
+        Poll::Ready(incoming.map(|it| {
+            it.map(|it| match it {
+                Incoming::Message(message) => message,
+                Incoming::Frame(len) => self.take_frame(len),
+            })
+        }))
+    }
+
     /// The next message that the system has kept apart.
     fn poll_native(
         &self,
         cx: &mut Context<'_>,
         messages: &sys::Messages,
     ) -> Poll<Result<Option<Incoming>, Error>> {
+        // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
+        // reads them sees to that.
+        ready!(pin!(consume_budget()).poll(cx));
         let max = self.codec.max_message_size();
         let received =
             ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
@@ -207,20 +227,25 @@ impl PipeReceiver {
     }
 
     /// Takes a message whose header and `len` bytes of payload are at the front.
+    #[inline]
     fn take_frame(&mut self, len: usize) -> BytesMut {
-        self.buf.advance(HEADER);
-        if len > COPY_OUT {
-            self.expected = (HEADER + len).min(EXPECTED);
-            return if self.buf.len() == len {
-                std::mem::take(&mut self.buf)
-            } else {
-                self.buf.split_to(len)
-            };
+        self.expected = HEADER + len;
+        if len > COPY_OUT || (self.fits && self.buf.len() == HEADER + len) {
+            return self.take_with_buffer(len);
         }
-        self.expected = 0;
-        let message = BytesMut::from(&self.buf[..len]);
-        self.buf.advance(len);
+        let message = BytesMut::from(&self.buf[HEADER..HEADER + len]);
+        self.buf.advance(HEADER + len);
         message
+    }
+
+    /// Without copying it.
+    fn take_with_buffer(&mut self, len: usize) -> BytesMut {
+        self.buf.advance(HEADER);
+        if self.buf.len() == len {
+            std::mem::take(&mut self.buf)
+        } else {
+            self.buf.split_to(len)
+        }
     }
 
     /// Reads once, towards the `needs` bytes of the next frame. `Ok(0)` is the end.
@@ -229,6 +254,7 @@ impl PipeReceiver {
             let is_ready = self.shared.io.poll_read_ready(cx)?.is_ready();
             if !is_ready && !self.busy_wait.goes_on() {
                 if self.buf.is_empty() {
+                    self.waited = true;
                     // An idle connection keeps no memory.
                     buffers::give(std::mem::take(&mut self.buf));
                 }
@@ -242,7 +268,10 @@ impl PipeReceiver {
             };
             match read {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                result => {
+                    self.busy_wait.is_over();
+                    return Poll::Ready(result);
+                }
             }
             if !is_ready {
                 // Other tasks have their turn before the next attempt.
@@ -257,10 +286,13 @@ impl PipeReceiver {
     fn make_room(&mut self, needs: usize) -> usize {
         let len = self.buf.len();
         let (missing, spare) = (needs - len, self.buf.capacity() - len);
-        if len == 0 && self.expected > 0 {
+        let alone = std::mem::take(&mut self.waited) && self.expected > ALONE;
+        if len == 0 && (alone || self.expected > COPY_OUT) {
             // Just the frame, so that it can be handed out with the buffer that it is in.
-            self.move_to(BytesMut::with_capacity(self.expected));
-            return self.expected;
+            let expected = self.expected.min(EXPECTED);
+            self.move_to(BytesMut::with_capacity(expected));
+            self.fits = true;
+            return expected;
         }
         if needs <= BLOCK {
             // Small messages: many in one read, so no reads into the last corner of the buffer.
@@ -272,7 +304,7 @@ impl PipeReceiver {
         // A large one: as much again as has come, and not past its end.
         let room = if missing <= len + BLOCK { missing } else { len };
         if self.buf.capacity() < 2 * BLOCK && spare < missing {
-            let size = (len + room).max(2 * BLOCK).max(self.expected);
+            let size = (len + room).max(2 * BLOCK).max(self.expected.min(EXPECTED));
             self.move_to(BytesMut::with_capacity(size.min(needs)));
         } else if spare == 0 {
             self.buf.reserve(room);
@@ -284,21 +316,23 @@ impl PipeReceiver {
     fn move_to(&mut self, mut buf: BytesMut) {
         buf.extend_from_slice(&self.buf);
         buffers::give(std::mem::replace(&mut self.buf, buf));
+        self.fits = false;
     }
 }
 
 impl Stream for PipeReceiver {
     type Item = Result<BytesMut, Error>;
 
+    #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let incoming = ready!(this.poll_incoming(cx));
-        Poll::Ready(incoming.map(|it| {
-            it.map(|it| match it {
-                Incoming::Message(message) => message,
-                Incoming::Frame(len) => this.take_frame(len),
-            })
-        }))
+        // Most small messages are there already, thanks to the one before them. There are none
+        // after the end.
+        if let Ok(Progress::Complete(len)) = this.codec.progress(&this.buf) {
+            this.shared.counters.received(len);
+            return Poll::Ready(Some(Ok(this.take_frame(len))));
+        }
+        this.poll_next_read(cx)
     }
 }
 

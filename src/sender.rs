@@ -16,12 +16,16 @@ use crate::connection::Shared;
 use crate::stream::unread;
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
 
-/// Messages up to this size are copied into the batch that goes out in one write; longer ones go
-/// out from where they are.
+/// Messages up to this size are copied into the batch that goes out in one write. Longer ones go
+/// out from where they are, without waiting for others.
 const COPY_IN: usize = 4 << 10;
 
+/// Messages up to this size are copied at once. Those up to [`COPY_IN`] are when another one comes
+/// behind them: one that goes out alone is not.
+const COPY_NOW: usize = 1 << 10;
+
 /// When this much waits to go out, it does, before more is taken.
-const HIGH_WATER: usize = BLOCK - COPY_IN - HEADER;
+const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 
 /// The half of a [`PipeConnection`] that sends.
 ///
@@ -30,6 +34,8 @@ const HIGH_WATER: usize = BLOCK - COPY_IN - HEADER;
 pub struct PipeSender {
     pub(crate) shared: Arc<Shared>,
     codec: MessageCodec,
+    /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
+    gathers: bool,
     batch: Batch,
     state: SendState,
     /// Runs from the first attempt to close on.
@@ -51,6 +57,7 @@ enum SendState {
 impl PipeSender {
     pub(crate) fn new(shared: Arc<Shared>, codec: MessageCodec) -> Self {
         PipeSender {
+            gathers: shared.io.messages().is_none(),
             shared,
             codec,
             batch: Batch::default(),
@@ -174,12 +181,6 @@ impl PipeSender {
         }
     }
 
-    /// Whether a message can be taken before the others are with the system. One that the system
-    /// keeps apart goes out by itself.
-    fn has_room(&self) -> bool {
-        self.shared.io.messages().is_none() && !self.batch.is_full()
-    }
-
     /// Hands everything that was taken to the system.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if let SendState::Closed | SendState::Failed = self.state {
@@ -197,15 +198,17 @@ impl PipeSender {
 impl Sink<Bytes> for PipeSender {
     type Error = Error;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         match this.state {
-            SendState::Open if this.has_room() => Poll::Ready(Ok(())),
+            SendState::Open if this.gathers && !this.batch.is_full() => Poll::Ready(Ok(())),
             SendState::Open => this.poll_drain(cx),
             _ => Poll::Ready(Err(this.shared.closed())),
         }
     }
 
+    #[inline]
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
         let this = self.get_mut();
         if !matches!(this.state, SendState::Open) {
@@ -245,8 +248,8 @@ impl fmt::Debug for PipeSender {
     }
 }
 
-/// Frames on their way out: many small ones in one buffer, then at most one large payload, which
-/// is not copied where the system takes several buffers in one write.
+/// Frames on their way out: many small ones in one buffer, then at most one payload that is not
+/// copied where the system takes several buffers in one write.
 #[derive(Default)]
 struct Batch {
     /// Without memory of its own while nothing is on its way.
@@ -265,19 +268,20 @@ impl Batch {
 
     /// Whether it must be written before it takes more.
     fn is_full(&self) -> bool {
-        !self.payload.is_empty() || self.head.len() >= HIGH_WATER
+        self.payload.len() > COPY_IN || self.head.len() >= HIGH_WATER
     }
 
+    #[inline]
     fn push(&mut self, header: [u8; HEADER], message: Bytes) {
         if self.head.capacity() == 0 {
             self.head = buffers::take();
         }
-        // Nothing comes behind a payload of its own; only a caller that has not asked
-        // `poll_ready` comes here with one there.
-        self.head
-            .extend_from_slice(&std::mem::take(&mut self.payload));
+        if !self.payload.is_empty() {
+            self.head
+                .extend_from_slice(&std::mem::take(&mut self.payload));
+        }
         self.head.extend_from_slice(&header);
-        if message.len() > COPY_IN {
+        if message.len() > COPY_NOW {
             self.payload = message;
         } else {
             self.head.extend_from_slice(&message);

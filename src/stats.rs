@@ -41,11 +41,13 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    #[inline]
     pub(crate) fn received(&self, bytes: usize) {
         add(&self.messages_received, 1);
         add(&self.bytes_received, bytes as u64);
     }
 
+    #[inline]
     pub(crate) fn sent(&self, bytes: usize) {
         add(&self.messages_sent, 1);
         add(&self.bytes_sent, bytes as u64);
@@ -62,6 +64,7 @@ impl Counters {
 }
 
 /// Cheaper than a read-modify-write, and right as long as one task at a time writes.
+#[inline]
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
