@@ -2,8 +2,9 @@
 //! keeps none, and the next to read or write finds one that is warm.
 
 use std::cell::RefCell;
+use std::fmt;
 
-use bytes::BytesMut;
+use bytes::BufMut;
 
 /// The capacity of each.
 pub(crate) const BLOCK: usize = 72 << 10;
@@ -13,29 +14,90 @@ pub(crate) const BLOCK: usize = 72 << 10;
 const KEPT: usize = 4;
 
 thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// An empty buffer of at least [`BLOCK`] bytes.
-pub(crate) fn take() -> BytesMut {
-    let spare = SPARE.try_with(|it| it.borrow_mut().pop());
-    spare
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| BytesMut::with_capacity(BLOCK))
+/// Bytes on their way: put in at the end, taken from the front. Has memory only while in use.
+#[derive(Default)]
+pub(crate) struct Block {
+    bytes: Vec<u8>,
+    /// How many were taken already.
+    taken: usize,
 }
 
-/// Takes back a buffer that is not needed any more, whatever it was.
-pub(crate) fn give(mut buf: BytesMut) {
-    buf.clear();
-    // Not when messages still share its memory, nor one that has grown.
-    if buf.try_reclaim(BLOCK) && buf.capacity() < 2 * BLOCK {
-        // An error: the thread is ending.
-        let _ = SPARE.try_with(|it| {
-            let mut spare = it.borrow_mut();
-            if spare.len() < KEPT {
-                spare.push(buf);
-            }
-        });
+impl Block {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.len() == self.taken
+    }
+
+    /// Takes `n` bytes from the front.
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.taken += n;
+        debug_assert!(self.taken <= self.bytes.len());
+        if self.is_empty() {
+            self.bytes.clear();
+            self.taken = 0;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.get_memory();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// All the room that there is, which is `least` bytes or more if those and what is there fit
+    /// in a block.
+    pub(crate) fn room(&mut self, least: usize) -> impl BufMut {
+        self.get_memory();
+        if self.bytes.capacity() - self.bytes.len() < least {
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+        }
+        let room = self.bytes.capacity() - self.bytes.len();
+        (&mut self.bytes).limit(room)
+    }
+
+    #[inline]
+    fn get_memory(&mut self) {
+        if self.bytes.capacity() == 0 {
+            let spare = SPARE.try_with(|it| it.borrow_mut().pop());
+            // An error: the thread is ending.
+            let spare = spare.ok().flatten();
+            self.bytes = spare.unwrap_or_else(|| Vec::with_capacity(BLOCK));
+        }
+    }
+
+    /// Empties it, and gives its memory to whoever is next.
+    pub(crate) fn rest(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.taken = 0;
+        // Not one that has grown.
+        if bytes.capacity() == BLOCK {
+            bytes.clear();
+            let _ = SPARE.try_with(|it| {
+                let mut spare = it.borrow_mut();
+                if spare.len() < KEPT {
+                    spare.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} bytes)", self.len())
     }
 }

@@ -204,12 +204,12 @@ impl PipeConnection {
     /// Cancelling drops the connection, with what had been read ahead.
     pub async fn into_stream(mut self) -> Result<PipeStream, Error> {
         poll_fn(|cx| self.sender.poll_drain(cx)).await?;
-        let PipeReceiver { shared, buf, .. } = self.receiver;
+        let shared = self.sender.shared.clone();
         Ok(PipeStream::from_parts(
             shared.io.clone(),
             shared.name.clone(),
             shared.linger,
-            buf,
+            self.receiver.into_read_ahead(),
         ))
     }
 }

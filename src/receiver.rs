@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use tokio::task::coop::consume_budget;
 
-use crate::buffers::{self, BLOCK};
+use crate::buffers::{BLOCK, Block};
 use crate::busy_wait::BusyWait;
 use crate::codec::{HEADER, Progress};
 use crate::connection::Shared;
@@ -19,31 +19,35 @@ use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeConnection, PipeName, PipeSender, sys,
 };
 
-/// Messages up to this size are copied out of the read buffer: keeping one then keeps only its
-/// own bytes, and not the buffer that it came in.
+/// Frames up to this length are read many at a time, and copied out of the block.
 const COPY_OUT: usize = 16 << 10;
 
-/// After a wait, frames longer than this are read into a buffer of their own, and not copied.
+/// The same after a wait, when the next message probably comes alone.
 const ALONE: usize = 1 << 10;
 
-/// The most that is made room for because the message before was that long.
+/// The most that is made room for because the frame before was that long.
 const EXPECTED: usize = HEADER + (1 << 20);
 
 /// The half of a [`PipeConnection`] that receives.
 pub struct PipeReceiver {
     pub(crate) shared: Arc<Shared>,
     codec: MessageCodec,
-    /// What was read and not handed out yet. Stays empty where the system keeps messages apart.
-    pub(crate) buf: BytesMut,
+    /// What was read and not handed out yet: many small frames at a time. Stays empty where the
+    /// system keeps messages apart.
+    block: Block,
+    /// In place of that, the beginning of one frame in a buffer of its own, with which it will be
+    /// handed out: no copy is made, and its message keeps no more memory than it needs.
+    own: BytesMut,
     /// How long the next frame will be, if it is as long as the one before it.
     expected: usize,
     /// Whether the next message is the first after a wait, and probably comes alone.
     waited: bool,
-    /// Whether `buf` was made for just one frame.
-    fits: bool,
     busy_wait: BusyWait,
     ended: bool,
 }
+
+/// Keeps the size of what is handed around, nearly always a success, small.
+type Failure = Box<Error>;
 
 /// A message that has come.
 enum Incoming {
@@ -66,13 +70,20 @@ impl PipeReceiver {
         PipeReceiver {
             shared,
             codec,
-            buf: read_ahead,
+            block: Block::default(),
+            own: read_ahead,
             expected: 0,
             waited: false,
-            fits: false,
             busy_wait: BusyWait::default(),
             ended: false,
         }
+    }
+
+    /// What was read and not handed out yet.
+    pub(crate) fn into_read_ahead(mut self) -> BytesMut {
+        let mut read_ahead = std::mem::take(&mut self.own);
+        read_ahead.extend_from_slice(self.block.as_slice());
+        read_ahead
     }
 
     /// Waits busily for up to this long before sleeping.
@@ -130,22 +141,25 @@ impl PipeReceiver {
     ///
     /// Cancelling loses nothing; `buf` is unchanged then.
     pub async fn recv_into(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
-        match poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? {
+        match poll_fn(|cx| self.poll_incoming(cx)).await {
             None => Ok(None),
-            Some(Incoming::Message(message)) => {
+            Some(Err(error)) => Err(*error),
+            Some(Ok(Incoming::Message(message))) => {
                 buf.extend_from_slice(&message);
                 Ok(Some(message.len()))
             }
-            Some(Incoming::Frame(len)) => {
-                buf.extend_from_slice(&self.buf[HEADER..HEADER + len]);
-                self.buf.advance(HEADER + len);
+            Some(Ok(Incoming::Frame(len))) => {
+                buf.extend_from_slice(&self.at_hand()[HEADER..HEADER + len]);
+                self.skip(HEADER + len);
+                // No buffers of their own for messages that are copied.
+                self.expected = 0;
                 Ok(Some(len))
             }
         }
     }
 
     /// Waits for the next message; `None` at the end and after an error.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Error>>> {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Incoming, Failure>>> {
         if self.ended {
             return Poll::Ready(None);
         }
@@ -162,7 +176,8 @@ impl PipeReceiver {
             Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
             _ => {
                 self.ended = true;
-                buffers::give(std::mem::take(&mut self.buf));
+                self.own = BytesMut::new();
+                self.block.rest();
             }
         }
         Poll::Ready(incoming.transpose())
@@ -171,11 +186,10 @@ impl PipeReceiver {
     /// The next message, for which the system has to be asked.
     fn poll_next_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMut, Error>>> {
         let incoming = ready!(self.poll_incoming(cx));
-        Poll::Ready(incoming.map(|it| {
-            it.map(|it| match it {
-                Incoming::Message(message) => message,
-                Incoming::Frame(len) => self.take_frame(len),
-            })
+        Poll::Ready(incoming.map(|it| match it {
+            Ok(Incoming::Message(message)) => Ok(message),
+            Ok(Incoming::Frame(len)) => Ok(self.take_frame(len)),
+            Err(error) => Err(*error),
         }))
     }
 
@@ -184,7 +198,7 @@ impl PipeReceiver {
         &self,
         cx: &mut Context<'_>,
         messages: &sys::Messages,
-    ) -> Poll<Result<Option<Incoming>, Error>> {
+    ) -> Poll<Result<Option<Incoming>, Failure>> {
         // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
         // reads them sees to that.
         ready!(pin!(consume_budget()).poll(cx));
@@ -193,58 +207,83 @@ impl PipeReceiver {
             ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
         Poll::Ready(match received {
             Received::Message(message) => Ok(Some(Incoming::Message(message))),
-            Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }),
+            Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }.into()),
             // How much was to come is not known any more.
             Received::Truncated(received) => Err(Error::Truncated {
                 received,
                 expected: received + 1,
-            }),
+            }
+            .into()),
             Received::End => Ok(None),
         })
     }
 
     /// The next message, each with its length in front.
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Error>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         loop {
-            let needs = match self.codec.progress(&self.buf)? {
+            let needs = match self.codec.progress(self.at_hand())? {
                 Progress::Complete(len) => return Poll::Ready(Ok(Some(Incoming::Frame(len)))),
                 Progress::Needs(needs) => needs,
             };
             match self.poll_fill(cx, needs) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) if self.buf.is_empty() => return Poll::Ready(Ok(None)),
+                Poll::Ready(Ok(0)) if self.at_hand().is_empty() => return Poll::Ready(Ok(None)),
                 Poll::Ready(Ok(0)) => {
-                    let received = self.buf.len();
+                    let received = self.at_hand().len();
                     return Poll::Ready(Err(Error::Truncated {
                         received,
                         expected: needs,
-                    }));
+                    }
+                    .into()));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(self.shared.failed_read(e))),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(self.shared.failed_read(e).into())),
             }
         }
     }
 
-    /// Takes a message whose header and `len` bytes of payload are at the front.
+    /// The beginning of the next frame, or more.
+    #[inline]
+    fn at_hand(&self) -> &[u8] {
+        if self.own.is_empty() {
+            self.block.as_slice()
+        } else {
+            &self.own
+        }
+    }
+
+    /// Takes a message whose header and `len` bytes of payload are at hand.
     #[inline]
     fn take_frame(&mut self, len: usize) -> BytesMut {
         self.expected = HEADER + len;
-        if len > COPY_OUT || (self.fits && self.buf.len() == HEADER + len) {
-            return self.take_with_buffer(len);
+        if !self.own.is_empty() {
+            return self.take_own(len);
         }
-        let message = BytesMut::from(&self.buf[HEADER..HEADER + len]);
-        self.buf.advance(HEADER + len);
+        let message = BytesMut::from(&self.block.as_slice()[HEADER..HEADER + len]);
+        self.block.advance(HEADER + len);
         message
     }
 
-    /// Without copying it.
-    fn take_with_buffer(&mut self, len: usize) -> BytesMut {
-        self.buf.advance(HEADER);
-        if self.buf.len() == len {
-            std::mem::take(&mut self.buf)
-        } else {
-            self.buf.split_to(len)
+    fn take_own(&mut self, len: usize) -> BytesMut {
+        if self.own.len() == HEADER + len {
+            self.own.advance(HEADER);
+            return std::mem::take(&mut self.own);
+        }
+        // There is more in a buffer that was made for one.
+        let message = BytesMut::from(&self.own[HEADER..HEADER + len]);
+        self.skip(HEADER + len);
+        message
+    }
+
+    /// Lets go of the frame at hand, which was copied.
+    fn skip(&mut self, len: usize) {
+        if self.own.is_empty() {
+            self.block.advance(len);
+            return;
+        }
+        self.own.advance(len);
+        if self.own.len() <= BLOCK {
+            self.block.push(&std::mem::take(&mut self.own));
         }
     }
 
@@ -253,19 +292,15 @@ impl PipeReceiver {
         loop {
             let is_ready = self.shared.io.poll_read_ready(cx)?.is_ready();
             if !is_ready && !self.busy_wait.goes_on() {
-                if self.buf.is_empty() {
-                    self.waited = true;
+                if self.at_hand().is_empty() {
                     // An idle connection keeps no memory.
-                    buffers::give(std::mem::take(&mut self.buf));
+                    self.block.rest();
+                    self.own = BytesMut::new();
+                    self.waited = true;
                 }
                 return Poll::Pending;
             }
-            let most = self.make_room(needs);
-            let buf = &mut (&mut self.buf).limit(most);
-            let read = match is_ready {
-                true => self.shared.io.try_read(buf),
-                false => self.shared.io.read_now(buf),
-            };
+            let read = self.read(needs, is_ready);
             match read {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
@@ -281,42 +316,48 @@ impl PipeReceiver {
         }
     }
 
-    /// Makes room to read into, and says how much of it to fill: a peer gets memory for what it
-    /// has sent, not for what it announces.
-    fn make_room(&mut self, needs: usize) -> usize {
-        let len = self.buf.len();
-        let (missing, spare) = (needs - len, self.buf.capacity() - len);
-        let alone = std::mem::take(&mut self.waited) && self.expected > ALONE;
-        if len == 0 && (alone || self.expected > COPY_OUT) {
-            // Just the frame, so that it can be handed out with the buffer that it is in.
+    /// Reads once. A peer gets memory for what it has sent, not for what it announces.
+    fn read(&mut self, needs: usize, is_ready: bool) -> io::Result<usize> {
+        let io = &self.shared.io;
+        if self.own.is_empty() {
             let expected = self.expected.min(EXPECTED);
-            self.move_to(BytesMut::with_capacity(expected));
-            self.fits = true;
-            return expected;
-        }
-        if needs <= BLOCK {
-            // Small messages: many in one read, so no reads into the last corner of the buffer.
-            if spare < missing.max(BLOCK / 4).min(BLOCK - len) {
-                self.move_to(buffers::take());
+            let large = expected > COPY_OUT;
+            if self.block.is_empty() {
+                if std::mem::take(&mut self.waited) && expected > ALONE {
+                    // Whatever comes is probably one frame like the last one. Not getting the byte
+                    // behind it tells that there is no more.
+                    let room = expected + 1;
+                    self.own.reserve(room);
+                    return read(io, &mut (&mut self.own).limit(room), is_ready);
+                }
+                if large {
+                    return read(io, &mut self.block.room(HEADER).limit(HEADER), is_ready);
+                }
             }
-            return usize::MAX;
+            if needs <= BLOCK && !(large && needs > COPY_OUT) {
+                // Many frames in one read, so no reads into the last corner of the block.
+                let least = (needs - self.block.len()).max(BLOCK / 4);
+                return read(io, &mut self.block.room(least), is_ready);
+            }
+            self.own.reserve(needs.min(expected.max(2 * BLOCK)));
+            self.own.extend_from_slice(self.block.as_slice());
+            self.block.rest();
         }
-        // A large one: as much again as has come, and not past its end.
-        let room = if missing <= len + BLOCK { missing } else { len };
-        if self.buf.capacity() < 2 * BLOCK && spare < missing {
-            let size = (len + room).max(2 * BLOCK).max(self.expected.min(EXPECTED));
-            self.move_to(BytesMut::with_capacity(size.min(needs)));
-        } else if spare == 0 {
-            self.buf.reserve(room);
+        let (len, missing) = (self.own.len(), needs - self.own.len());
+        if self.own.capacity() == len {
+            // As much again as has come, and not past the end.
+            let room = if missing <= len + BLOCK { missing } else { len };
+            self.own.reserve(room);
         }
-        missing
+        read(io, &mut (&mut self.own).limit(missing), is_ready)
     }
+}
 
-    /// Goes on with another buffer, which is empty and has room for what is in this one.
-    fn move_to(&mut self, mut buf: BytesMut) {
-        buf.extend_from_slice(&self.buf);
-        buffers::give(std::mem::replace(&mut self.buf, buf));
-        self.fits = false;
+/// Reads if the system has said that there is something, or without knowing.
+fn read(io: &sys::Stream, buf: &mut impl BufMut, is_ready: bool) -> io::Result<usize> {
+    match is_ready {
+        true => io.try_read(buf),
+        false => io.read_now(buf),
     }
 }
 
@@ -328,7 +369,7 @@ impl Stream for PipeReceiver {
         let this = self.get_mut();
         // Most small messages are there already, thanks to the one before them. There are none
         // after the end.
-        if let Ok(Progress::Complete(len)) = this.codec.progress(&this.buf) {
+        if let Ok(Progress::Complete(len)) = this.codec.progress(this.at_hand()) {
             this.shared.counters.received(len);
             return Poll::Ready(Some(Ok(this.take_frame(len))));
         }
@@ -347,7 +388,7 @@ impl fmt::Debug for PipeReceiver {
         f.debug_struct("PipeReceiver")
             .field("id", &self.shared.id)
             .field("name", &self.shared.name)
-            .field("read_ahead", &self.buf.len())
+            .field("read_ahead", &self.at_hand().len())
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }

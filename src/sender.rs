@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use futures_sink::Sink;
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::buffers::{self, BLOCK};
+use crate::buffers::{BLOCK, Block};
 use crate::codec::HEADER;
 use crate::connection::Shared;
 use crate::stream::unread;
@@ -252,8 +252,7 @@ impl fmt::Debug for PipeSender {
 /// copied where the system takes several buffers in one write.
 #[derive(Default)]
 struct Batch {
-    /// Without memory of its own while nothing is on its way.
-    head: BytesMut,
+    head: Block,
     payload: Bytes,
 }
 
@@ -273,18 +272,14 @@ impl Batch {
 
     #[inline]
     fn push(&mut self, header: [u8; HEADER], message: Bytes) {
-        if self.head.capacity() == 0 {
-            self.head = buffers::take();
-        }
         if !self.payload.is_empty() {
-            self.head
-                .extend_from_slice(&std::mem::take(&mut self.payload));
+            self.head.push(&std::mem::take(&mut self.payload));
         }
-        self.head.extend_from_slice(&header);
+        self.head.push(&header);
         if message.len() > COPY_NOW {
             self.payload = message;
         } else {
-            self.head.extend_from_slice(&message);
+            self.head.push(&message);
         }
     }
 
@@ -294,7 +289,10 @@ impl Batch {
             if !io.is_write_vectored() {
                 self.coalesce();
             }
-            let bufs = [IoSlice::new(&self.head), IoSlice::new(&self.payload)];
+            let bufs = [
+                IoSlice::new(self.head.as_slice()),
+                IoSlice::new(&self.payload),
+            ];
             let n = ready!(io.poll_write_vectored(cx, &bufs))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -309,7 +307,7 @@ impl Batch {
         let head = self.head.len();
         if head > 0 && head < HIGH_WATER {
             let n = self.payload.len().min(HIGH_WATER - head);
-            self.head.extend_from_slice(&self.payload[..n]);
+            self.head.push(&self.payload[..n]);
             self.payload.advance(n);
         }
     }
@@ -326,11 +324,11 @@ impl Batch {
 
     /// Gives memory back when nothing is on its way.
     fn rest(&mut self) {
-        buffers::give(std::mem::take(&mut self.head));
+        self.head.rest();
     }
 
     fn clear(&mut self) {
-        self.rest();
+        self.head.rest();
         self.payload = Bytes::new();
     }
 }
