@@ -2,6 +2,8 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use asyncipc::{PipeClient, PipeServer};
 use bytes::{Bytes, BytesMut};
@@ -9,32 +11,44 @@ use futures::{Sink, SinkExt, Stream, StreamExt};
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, tokio::prelude::*};
 use tipsy::{Endpoint, OnConflict};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio::sync::Mutex;
+use tokio_util::codec::{Framed, FramedRead, FramedWrite, LengthDelimitedCodec};
 
-use super::{Contender, Entry, Link, MAX_MESSAGE, answer};
+use super::{Contender, Entry, Link, MAX_MESSAGE, Producer, Receiver, Sharing, answer};
 
 /// Those that are measured everywhere; the plain one is what the others are compared with.
 pub(crate) fn contenders() -> Vec<Entry> {
     vec![
-        Entry::of::<Plain>(),
-        Entry::of::<Asyncipc>(),
+        Entry::sharing::<Plain>(),
+        Entry::sharing::<Asyncipc>(),
         #[cfg(windows)]
         Entry::of::<Overlapped>(),
         #[cfg(windows)]
         Entry::of::<MessageMode>(),
-        Entry::of::<Interprocess>(),
-        Entry::of::<Tipsy>(),
+        Entry::sharing::<Interprocess>(),
+        Entry::sharing::<Tipsy>(),
     ]
 }
 
-/// Whatever is a `Stream` and a `Sink` of messages.
+/// Whatever is a `Stream` of messages.
+impl<T, E> Receiver for T
+where
+    T: Stream<Item = Result<BytesMut, E>> + Send + Unpin + 'static,
+    E: Debug + Send,
+{
+    type Message = BytesMut;
+
+    async fn next(&mut self) -> Option<BytesMut> {
+        StreamExt::next(self).await.map(Result::unwrap)
+    }
+}
+
+/// Whatever is a `Sink` of messages as well.
 impl<T, E> Link for T
 where
     T: Stream<Item = Result<BytesMut, E>> + Sink<Bytes, Error = E> + Send + Unpin + 'static,
     E: Debug + Send,
 {
-    type Message = BytesMut;
-
     async fn feed(&mut self, message: Bytes) {
         SinkExt::feed(self, message).await.unwrap();
     }
@@ -47,21 +61,45 @@ where
         SinkExt::send(self, message).await.unwrap();
     }
 
-    async fn next(&mut self) -> Option<BytesMut> {
-        StreamExt::next(self).await.map(Result::unwrap)
-    }
-
     async fn close(mut self) {
         SinkExt::close(&mut self).await.unwrap();
     }
 }
 
 /// With its defaults, but for the longest message.
-fn framed<T: AsyncRead + AsyncWrite>(stream: T) -> Framed<T, LengthDelimitedCodec> {
-    let codec = LengthDelimitedCodec::builder()
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
         .max_frame_length(MAX_MESSAGE)
-        .new_codec();
-    Framed::new(stream, codec)
+        .new_codec()
+}
+
+fn framed<T: AsyncRead + AsyncWrite>(stream: T) -> Framed<T, LengthDelimitedCodec> {
+    Framed::new(stream, codec())
+}
+
+/// What one would write to send from several tasks.
+impl<S, E> Producer for Arc<Mutex<S>>
+where
+    S: Sink<Bytes, Error = E> + Send + Unpin + 'static,
+    E: Debug + Send,
+{
+    async fn send(&self, message: Bytes) {
+        SinkExt::send(&mut *self.lock().await, message)
+            .await
+            .unwrap();
+    }
+}
+
+fn shared<R, W>((reader, writer): (R, W)) -> (impl Producer, impl Receiver)
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let sender = FramedWrite::new(writer, codec());
+    (
+        Arc::new(Mutex::new(sender)),
+        FramedRead::new(reader, codec()),
+    )
 }
 
 /// This crate.
@@ -84,9 +122,17 @@ impl Contender for Asyncipc {
         }
     }
 
-    async fn connect(path: &str) -> impl Link {
+    async fn connect(path: String) -> impl Link {
         let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
         client.connect().await.unwrap()
+    }
+}
+
+impl Sharing for Asyncipc {
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
+        let (sender, receiver) = client.connect().await.unwrap().split();
+        (Arc::new(Mutex::new(sender)), receiver)
     }
 }
 
@@ -109,7 +155,7 @@ impl Contender for Overlapped {
         Asyncipc::serve(server).await;
     }
 
-    async fn connect(path: &str) -> impl Link {
+    async fn connect(path: String) -> impl Link {
         use asyncipc::windows::ClientBuilderExt;
         let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
         client.overlapped_io().connect().await.unwrap()
@@ -135,7 +181,7 @@ impl Contender for MessageMode {
         Asyncipc::serve(server).await;
     }
 
-    async fn connect(path: &str) -> impl Link {
+    async fn connect(path: String) -> impl Link {
         use asyncipc::windows::ClientBuilderExt;
         let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
         client.message_mode().connect().await.unwrap()
@@ -161,8 +207,16 @@ impl Contender for Plain {
         }
     }
 
-    async fn connect(path: &str) -> impl Link {
+    async fn connect(path: String) -> impl Link {
         framed(tokio::net::UnixStream::connect(path).await.unwrap())
+    }
+}
+
+#[cfg(unix)]
+impl Sharing for Plain {
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        let stream = tokio::net::UnixStream::connect(path).await.unwrap();
+        shared(stream.into_split())
     }
 }
 
@@ -186,16 +240,26 @@ impl Contender for Plain {
         }
     }
 
-    async fn connect(path: &str) -> impl Link {
-        const ERROR_PIPE_BUSY: i32 = 231;
-        let options = tokio::net::windows::named_pipe::ClientOptions::new();
-        loop {
-            match options.open(path) {
-                Err(e) if e.raw_os_error() == Some(ERROR_PIPE_BUSY) => {
-                    tokio::task::yield_now().await;
-                }
-                opened => return framed(opened.unwrap()),
-            }
+    async fn connect(path: String) -> impl Link {
+        framed(open(&path).await)
+    }
+}
+
+#[cfg(windows)]
+impl Sharing for Plain {
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        shared(tokio::io::split(open(&path).await))
+    }
+}
+
+#[cfg(windows)]
+async fn open(path: &str) -> tokio::net::windows::named_pipe::NamedPipeClient {
+    const ERROR_PIPE_BUSY: i32 = 231;
+    let options = tokio::net::windows::named_pipe::ClientOptions::new();
+    loop {
+        match options.open(path) {
+            Err(e) if e.raw_os_error() == Some(ERROR_PIPE_BUSY) => tokio::task::yield_now().await,
+            opened => return opened.unwrap(),
         }
     }
 }
@@ -218,9 +282,20 @@ impl Contender for Interprocess {
         }
     }
 
-    async fn connect(path: &str) -> impl Link {
+    async fn connect(path: String) -> impl Link {
         let name = path.to_fs_name::<GenericFilePath>().unwrap();
         framed(LocalSocketStream::connect(name).await.unwrap())
+    }
+}
+
+impl Sharing for Interprocess {
+    #[expect(
+        deprecated,
+        reason = "the way that it advises has no halves that own the stream"
+    )]
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        let name = path.to_fs_name::<GenericFilePath>().unwrap();
+        shared(LocalSocketStream::connect(name).await.unwrap().split())
     }
 }
 
@@ -232,7 +307,7 @@ impl Contender for Tipsy {
     type Listener = tipsy::IpcStream;
 
     fn listen(path: &str) -> Self::Listener {
-        let endpoint = Endpoint::new(std::path::PathBuf::from(path), OnConflict::Ignore);
+        let endpoint = Endpoint::new(PathBuf::from(path), OnConflict::Ignore);
         endpoint.and_then(Endpoint::incoming).unwrap()
     }
 
@@ -242,8 +317,16 @@ impl Contender for Tipsy {
         }
     }
 
-    async fn connect(path: &str) -> impl Link {
-        let connection: io::Result<_> = Endpoint::connect(std::path::PathBuf::from(path)).await;
+    async fn connect(path: String) -> impl Link {
+        let connection: io::Result<_> = Endpoint::connect(PathBuf::from(path)).await;
         framed(connection.unwrap())
+    }
+}
+
+impl Sharing for Tipsy {
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        let connection: io::Result<_> = Endpoint::connect(PathBuf::from(path)).await;
+        // It has no halves of its own.
+        shared(tokio::io::split(connection.unwrap()))
     }
 }
