@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::{Contender, Link, Producer, Receiver, Sharing};
@@ -259,7 +260,23 @@ async fn all_ping_pong(links: Vec<impl Link>, job: Job) -> Sample {
 
 async fn beside_busy_ones<C: Contender>(path: String, busy: usize, job: Job) -> Sample {
     let links = connect::<C>(&path, busy).await;
-    let measured = std::thread::spawn(move || {
+    let all_are_busy = Arc::new(Barrier::new(busy + 1));
+    // They finish the message that they are at, so that nothing ends in the middle of one.
+    let over = Arc::new(AtomicBool::new(false));
+    let clients = links.into_iter().map(|mut link| {
+        let (all_are_busy, over) = (all_are_busy.clone(), over.clone());
+        async move {
+            ping_pong(&mut link, one(job.size)).await;
+            all_are_busy.wait().await;
+            while !over.load(Relaxed) {
+                ping_pong(&mut link, one(job.size)).await;
+            }
+            link.close().await;
+        }
+    });
+    let clients: JoinSet<()> = clients.collect();
+    all_are_busy.wait().await;
+    let measured = tokio::task::spawn_blocking(move || {
         super::one_thread().block_on(async {
             let mut link = C::connect(path).await;
             let job = Job {
@@ -272,21 +289,7 @@ async fn beside_busy_ones<C: Contender>(path: String, busy: usize, job: Job) -> 
             sample
         })
     });
-    // They finish the message that they are at, so that nothing ends in the middle of one.
-    let over = Arc::new(AtomicBool::new(false));
-    let clients = links.into_iter().map(|mut link| {
-        let over = over.clone();
-        async move {
-            while !over.load(Relaxed) {
-                ping_pong(&mut link, one(job.size)).await;
-            }
-            link.close().await;
-        }
-    });
-    let clients: JoinSet<()> = clients.collect();
-    let sample = tokio::task::spawn_blocking(|| measured.join().unwrap())
-        .await
-        .unwrap();
+    let sample = measured.await.unwrap();
     over.store(true, Relaxed);
     clients.join_all().await;
     sample
@@ -317,14 +320,14 @@ async fn connect_and_close<C: Contender>(path: &str, at_once: usize, job: Job) -
 /// What a server keeps for clients that do nothing.
 pub(crate) struct Idle {
     pub(crate) clients: usize,
-    /// What each sends at last.
+    /// Of the message that each has echoed at last.
     pub(crate) size: usize,
     /// The memory of the server's process, now.
     pub(crate) memory: Box<dyn Fn() -> u64 + Send>,
 }
 
-/// The memory without clients, with those that have not sent anything worth mentioning, and after
-/// each has sent its message.
+/// The memory without clients, with those that have had nothing worth mentioning, and after each
+/// has had its message, which goes through the server's buffers in both directions.
 pub(crate) async fn hold_idle_clients<C: Contender>(path: String, idle: Idle) -> Vec<u64> {
     // Whatever a first client makes a server set up is not counted.
     for link in connect::<C>(&path, 1).await {
@@ -334,11 +337,7 @@ pub(crate) async fn hold_idle_clients<C: Contender>(path: String, idle: Idle) ->
     let mut links = connect::<C>(&path, idle.clients).await;
     memory.push((idle.memory)());
     for link in &mut links {
-        let job = Job {
-            work: Work::OneWay,
-            ..one(idle.size)
-        };
-        one_way(link, job).await;
+        ping_pong(link, one(idle.size)).await;
     }
     memory.push((idle.memory)());
     memory
