@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use super::{Contender, Link, Producer, Receiver, Sharing};
 
 /// What the server does with a message is said by its first byte.
-const TAKE: u8 = b'-';
+pub(crate) const TAKE: u8 = b'-';
 const ECHO: u8 = b'=';
 /// Answers with how many messages and bytes were taken since the last time.
-const COUNT: u8 = b'?';
+pub(crate) const COUNT: u8 = b'?';
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -29,8 +29,8 @@ pub(crate) enum Work {
     PingPong,
     /// The same from so many clients at once: all their messages are counted.
     Clients(usize),
-    /// The same from one client, in a thread of its own, beside so many that do it without a
-    /// pause: its messages alone are counted.
+    /// The same from one client beside so many that do it without a pause: its messages alone are
+    /// counted.
     Beside(usize),
     /// Connecting, a message there and back, and closing: from so many tasks.
     Connect(usize),
@@ -79,13 +79,13 @@ pub(crate) async fn answer(mut link: impl Link) {
     }
 }
 
-fn receipt(messages: u64, bytes: u64) -> Bytes {
+pub(crate) fn receipt(messages: u64, bytes: u64) -> Bytes {
     [messages.to_le_bytes(), bytes.to_le_bytes()]
         .concat()
         .into()
 }
 
-fn message(kind: u8, size: usize) -> Bytes {
+pub(crate) fn message(kind: u8, size: usize) -> Bytes {
     vec![kind; size].into()
 }
 
@@ -156,7 +156,7 @@ async fn confirmed(
     }
 }
 
-async fn ping_pong(link: &mut impl Link, job: Job) -> Sample {
+pub(crate) async fn ping_pong(link: &mut impl Link, job: Job) -> Sample {
     let message = message(ECHO, job.size);
     let mut round_trips = Vec::with_capacity(job.messages as usize);
     let started = Instant::now();
@@ -276,20 +276,10 @@ async fn beside_busy_ones<C: Contender>(path: String, busy: usize, job: Job) -> 
     });
     let clients: JoinSet<()> = clients.collect();
     all_are_busy.wait().await;
-    let measured = tokio::task::spawn_blocking(move || {
-        super::one_thread().block_on(async {
-            let mut link = C::connect(path).await;
-            let job = Job {
-                work: Work::PingPong,
-                ..job
-            };
-            run(&mut link, warming_up(job)).await;
-            let sample = run(&mut link, job).await;
-            link.close().await;
-            sample
-        })
-    });
-    let sample = measured.await.unwrap();
+    let mut link = C::connect(path).await;
+    ping_pong(&mut link, warming_up(job)).await;
+    let sample = ping_pong(&mut link, job).await;
+    link.close().await;
     over.store(true, Relaxed);
     clients.join_all().await;
     sample

@@ -14,6 +14,7 @@ pub(crate) const OURS: &str = "asyncipc";
 pub(crate) const SHARED: &str = "asyncipc, shared sender";
 pub(crate) const LOW_LATENCY: &str = "asyncipc, low latency";
 pub(crate) const OVERLAPPED: &str = "asyncipc, overlapped";
+pub(crate) const MESSAGE_MODE: &str = "asyncipc, message mode";
 
 /// Where the two ends run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +68,10 @@ impl Cell {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Place::Two => "two processors",
+            Place::Two => "two processes",
             Place::One => "one processor",
             Place::Inside => "one process",
-            Place::Loaded => "two loaded processors",
+            Place::Loaded => "loaded processors",
         })
     }
 }

@@ -5,6 +5,8 @@ mod goals;
 #[allow(dead_code, reason = "some of it is for the criterion groups alone")]
 #[path = "../../harness/mod.rs"]
 mod harness;
+#[cfg(unix)]
+mod instructions;
 mod measure;
 mod peers;
 mod plots;
@@ -54,6 +56,10 @@ enum Command {
         #[arg(required = true)]
         figures: Vec<PathBuf>,
     },
+    /// Sends or receives so many messages of 64 B, for scripts/count-instructions.
+    #[cfg(unix)]
+    #[command(hide = true)]
+    Instructions(instructions::Run),
     /// The client's process.
     #[command(hide = true)]
     Client(measure::Client),
@@ -73,7 +79,7 @@ fn main() -> Result<()> {
             out,
         } => measure::everything(system, rounds, milliseconds, only.as_deref())?.save(&out),
         Command::Show { figures } => {
-            print!("{}", report::ratios(&measure::Figures::load(&figures)?));
+            report::show(&measure::Figures::load(&figures)?);
             Ok(())
         }
         Command::Write {
@@ -81,6 +87,8 @@ fn main() -> Result<()> {
             with,
             figures,
         } => report::write(&docs, &with, &figures),
+        #[cfg(unix)]
+        Command::Instructions(run) => run.run(),
         Command::Client(client) => client.run(),
         Command::Burn { processor } => measure::burn(processor),
     }
