@@ -4,8 +4,9 @@ use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use asyncipc::{PipeClient, PipeServer};
+use asyncipc::{PipeClient, PipeConnection, PipeReceiver, PipeServer};
 use bytes::{Bytes, BytesMut};
 use futures::{Sink, SinkExt, Stream, StreamExt};
 use interprocess::local_socket::{GenericFilePath, ListenerOptions, tokio::prelude::*};
@@ -21,6 +22,8 @@ pub(crate) fn contenders() -> Vec<Entry> {
     vec![
         Entry::sharing::<Plain>(),
         Entry::sharing::<Asyncipc>(),
+        Entry::sharing::<SharedSender>(),
+        Entry::of::<LowLatency>(),
         #[cfg(windows)]
         Entry::of::<Overlapped>(),
         #[cfg(windows)]
@@ -133,6 +136,105 @@ impl Sharing for Asyncipc {
         let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
         let (sender, receiver) = client.connect().await.unwrap().split();
         (Arc::new(Mutex::new(sender)), receiver)
+    }
+}
+
+/// This crate, both ends sending through its cloneable sender.
+pub(crate) struct SharedSender;
+
+struct SharedLink(asyncipc::SharedSender, PipeReceiver);
+
+impl SharedLink {
+    fn new(connection: PipeConnection) -> Self {
+        let (sender, receiver) = connection.split();
+        SharedLink(sender.into_shared(), receiver)
+    }
+}
+
+impl Receiver for SharedLink {
+    type Message = BytesMut;
+
+    async fn next(&mut self) -> Option<BytesMut> {
+        Receiver::next(&mut self.1).await
+    }
+}
+
+impl Link for SharedLink {
+    async fn feed(&mut self, message: Bytes) {
+        self.0.send(message).await.unwrap();
+    }
+
+    async fn flush(&mut self) {
+        self.0.flush().await.unwrap();
+    }
+
+    /// Without a flush, which it does not need.
+    async fn send(&mut self, message: Bytes) {
+        self.0.send(message).await.unwrap();
+    }
+
+    async fn close(self) {
+        self.0.close().await.unwrap();
+    }
+}
+
+impl Producer for asyncipc::SharedSender {
+    async fn send(&self, message: Bytes) {
+        self.send(message).await.unwrap();
+    }
+}
+
+impl Contender for SharedSender {
+    const NAME: &'static str = "asyncipc, shared sender";
+    type Listener = PipeServer;
+
+    fn listen(path: &str) -> PipeServer {
+        Asyncipc::listen(path)
+    }
+
+    async fn serve(mut server: PipeServer) {
+        loop {
+            let connection = server.accept().await.unwrap();
+            tokio::spawn(answer(SharedLink::new(connection)));
+        }
+    }
+
+    async fn connect(path: String) -> impl Link {
+        let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
+        SharedLink::new(client.connect().await.unwrap())
+    }
+}
+
+impl Sharing for SharedSender {
+    async fn share(path: String) -> (impl Producer, impl Receiver) {
+        let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
+        let SharedLink(sender, receiver) = SharedLink::new(client.connect().await.unwrap());
+        (sender, receiver)
+    }
+}
+
+/// This crate, waiting busily for a while at both ends.
+pub(crate) struct LowLatency;
+
+/// Within what its documentation advises.
+const BUSY: Duration = Duration::from_micros(50);
+
+impl Contender for LowLatency {
+    const NAME: &'static str = "asyncipc, low latency";
+    type Listener = PipeServer;
+
+    fn listen(path: &str) -> PipeServer {
+        let server = PipeServer::builder(path).max_message_size(MAX_MESSAGE);
+        server.low_latency(BUSY).bind().unwrap()
+    }
+
+    async fn serve(server: PipeServer) {
+        Asyncipc::serve(server).await;
+    }
+
+    async fn connect(path: String) -> impl Link {
+        let client = PipeClient::builder(path).max_message_size(MAX_MESSAGE);
+        client.low_latency(BUSY).connect().await.unwrap()
     }
 }
 

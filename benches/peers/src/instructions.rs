@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::harness::{self, Asyncipc, Contender, Job, Link, Path, Plain, Work};
+use crate::harness::{self, Asyncipc, Contender, Job, Link, Path, Plain, SharedSender, Work};
 
 const SIZE: usize = 64;
 /// Before each flush: more than fits into one write, and less than a socket holds.
@@ -27,6 +27,7 @@ pub(crate) struct Run {
 #[derive(Clone, Copy, ValueEnum)]
 enum Who {
     Asyncipc,
+    Shared,
     Framed,
 }
 
@@ -43,6 +44,7 @@ impl Run {
         harness::one_thread().block_on(async {
             match self.contender {
                 Who::Asyncipc => self.run_as::<Asyncipc>().await,
+                Who::Shared => self.run_as::<SharedSender>().await,
                 Who::Framed => self.run_as::<Plain>().await,
             }
         })
