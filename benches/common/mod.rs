@@ -49,7 +49,7 @@ pub(crate) fn bench(
     group.bench_function(id, |b| {
         let ends = ends.get_or_insert_with(|| Ends::new(place, contender));
         b.iter_custom(|messages| {
-            let driving = (contender.drive)(ends.path().to_owned(), job(messages));
+            let driving = contender.run(ends.path().to_owned(), job(messages));
             ends.runtime.block_on(driving).elapsed
         });
     });
@@ -76,7 +76,7 @@ impl<'a> Ends<'a> {
                 Ends { runtime, server }
             }
             Place::TwoProcesses(runtime) => {
-                let server = Other::Process(Server::start(contender));
+                let server = Other::Process(Server::start(contender, None));
                 Ends { runtime, server }
             }
         }

@@ -49,10 +49,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// Returns when clients can connect.
-    pub(crate) fn start(contender: &Entry) -> Self {
+    pub(crate) fn start(contender: &Entry, processor: Option<usize>) -> Self {
         let path = Path::unique();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([SERVE, contender.name, &path.path])
+            .args(processor.map(|it| it.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -80,12 +81,16 @@ impl Drop for Server {
 /// To be called first of all: in the process of a [`Server`], it does not return.
 pub(crate) fn serve_if_asked(contenders: &[Entry]) {
     let args: Vec<String> = std::env::args().collect();
-    let [_, serve, contender, path] = &args[..] else {
+    let [_, serve, contender, path, processor @ ..] = &args[..] else {
         return;
     };
     if serve != SERVE {
         return;
     }
+    if let [processor] = processor {
+        pin(processor.parse().unwrap());
+    }
+    raise_descriptor_limit();
     // A task that panics must not leave a server that seems to work.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -103,6 +108,29 @@ pub(crate) fn serve_if_asked(contenders: &[Entry]) {
         println!("ready");
         serving.await;
     });
+}
+
+/// Keeps this process, and what it starts, on one processor.
+pub(crate) fn pin(processor: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        let mut only = rustix::thread::CpuSet::new();
+        only.set(processor);
+        rustix::thread::sched_setaffinity(None, &only).unwrap();
+    }
+    #[cfg(not(target_os = "linux"))]
+    panic!("cannot pin to processor {processor} on this system");
+}
+
+/// Takes as many file descriptors as are allowed.
+pub(crate) fn raise_descriptor_limit() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
 }
 
 pub(crate) fn one_thread() -> Runtime {
