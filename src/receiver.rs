@@ -11,7 +11,7 @@ use futures_core::stream::{FusedStream, Stream};
 use tokio::task::coop::consume_budget;
 
 use crate::buffers::{BLOCK, Block};
-use crate::busy_wait::BusyWait;
+use crate::busy_wait::{ATTEMPTS, BusyWait};
 use crate::codec::{HEADER, Progress};
 use crate::connection::Shared;
 use crate::sys::Received;
@@ -300,16 +300,17 @@ impl PipeReceiver {
                 }
                 return Poll::Pending;
             }
-            let read = self.read(needs, is_ready);
-            match read {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    self.busy_wait.is_over();
-                    return Poll::Ready(result);
+            for _ in 0..if is_ready { 1 } else { ATTEMPTS } {
+                match self.read(needs, is_ready) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.busy_wait.in_vain(),
+                    result => {
+                        self.busy_wait.is_over();
+                        return Poll::Ready(result);
+                    }
                 }
             }
             if !is_ready {
-                // Other tasks have their turn before the next attempt.
+                // Other tasks have their turn before the next attempts.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

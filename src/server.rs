@@ -433,7 +433,7 @@ impl ServerBuilder {
     /// because nobody needs to be woken. Default zero: not at all.
     ///
     /// This takes processor time while waiting. Other tasks of the runtime have their turn between
-    /// two attempts, and after waits in vain the next ones sleep at once, up to 64 of them. Worth
+    /// two attempts, and after waits in vain the next ones sleep at once, up to 1024 of them. Worth
     /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
     /// loses when both ends are in one process, with many connections, and with rare messages.
     /// Both ends should have it. Not in message mode.
