@@ -97,7 +97,10 @@ mod tests {
             // In vain: the limit is over as soon as the clock moves.
             while wait.goes_on() {}
         }
-        assert_eq!(sleeps_between_two, [0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]);
+        assert_eq!(
+            sleeps_between_two,
+            [0, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024]
+        );
 
         while !wait.goes_on() {}
         wait.limit = Duration::MAX;

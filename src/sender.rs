@@ -3,7 +3,7 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use futures_sink::Sink;
@@ -96,9 +96,35 @@ impl PipeSender {
         SharedSender::new(self)
     }
 
-    /// How many bytes wait to be written.
+    /// How many bytes wait to be written; in native messages, at least whether any do.
+    #[inline]
     pub(crate) fn unsent(&self) -> usize {
-        self.batch.len()
+        match self.shared.io.messages() {
+            Some(messages) => usize::from(!messages.is_idle()),
+            None => self.batch.len(),
+        }
+    }
+
+    /// Whether a message can be taken without waiting.
+    #[inline]
+    pub(crate) fn has_room(&mut self) -> Result<bool, Error> {
+        if self.gathers {
+            return Ok(!self.batch.is_full());
+        }
+        if self.unsent() > 0 {
+            return Ok(false);
+        }
+        // Only fetches the result of the message before.
+        let drained = self.poll_drain(&mut Context::from_waker(Waker::noop()));
+        match drained {
+            Poll::Ready(result) => result.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Whether something was lost.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.state, SendState::Failed)
     }
 
     /// Sends what was fed, and ends this direction when the peer has read everything.

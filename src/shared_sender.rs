@@ -1,14 +1,18 @@
 //! A sender for many tasks, which gathers what they send at about the same time.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
 
 use crate::connection::Shared;
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
@@ -50,25 +54,46 @@ pub struct SharedSender(Arc<Handle>);
 /// The senders' end of the queue: when the last clone is gone, the queue is told.
 struct Handle(Arc<Queue>);
 
-pub(crate) struct Queue {
-    sender: Mutex<PipeSender>,
+struct Queue {
+    state: Mutex<State>,
     shared: Arc<Shared>,
     /// The flusher is told here when there is something to write, or no sender any more.
     dirty: Notify,
+    /// Whoever waits for room, or for what was sent to be written, is told here that some was.
+    progress: Notify,
     started: AtomicBool,
     /// Whether no sender is left.
     over: AtomicBool,
+    /// From here on, whoever closes does the writing.
+    closing: CancellationToken,
+    /// One closes at a time.
+    turn: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    sender: PipeSender,
+    /// How many bytes were taken in all.
+    taken: u64,
+    /// Whether the flusher waits until the system takes more.
+    blocked: bool,
 }
 
 impl SharedSender {
     pub(crate) fn new(sender: PipeSender) -> Self {
         let shared = sender.shared.clone();
         let queue = Arc::new(Queue {
-            sender: Mutex::new(sender),
+            state: Mutex::new(State {
+                taken: sender.unsent() as u64,
+                sender,
+                blocked: false,
+            }),
             shared,
             dirty: Notify::new(),
+            progress: Notify::new(),
             started: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            turn: tokio::sync::Mutex::new(()),
         });
         // Nobody else has set it: there is one sender to a connection.
         let _ = queue.shared.queue.0.set(Arc::downgrade(&queue));
@@ -105,21 +130,22 @@ impl SharedSender {
     /// # Cancel safety
     ///
     /// A cancelled `send` has not taken its message.
-    pub async fn send(&self, message: Bytes) -> Result<(), Error> {
+    pub async fn send(&self, mut message: Bytes) -> Result<(), Error> {
         let queue = self.queue();
-        let mut sender = queue.sender.lock().await;
-        let was_empty = sender.unsent() == 0;
-        sender.feed(message).await?;
-        drop(sender);
-        let starts = !queue.started.load(Relaxed) && !queue.started.swap(true, Relaxed);
-        // Otherwise the flusher knows already: it stops only when there is nothing left.
-        if was_empty || starts {
-            queue.dirty.notify_one();
+        // However many senders there are, other tasks of the runtime run now and then.
+        consume_budget().await;
+        if queue.try_push(&mut message)? {
+            return Ok(());
         }
-        if starts {
-            tokio::spawn(flush_when_dirty(queue.clone()));
+        loop {
+            let mut progress = pin!(queue.progress.notified());
+            // From here on none is missed.
+            progress.as_mut().enable();
+            if queue.try_push(&mut message)? {
+                return Ok(());
+            }
+            progress.await;
         }
-        Ok(())
     }
 
     /// Waits until the system has everything that was sent before.
@@ -132,11 +158,22 @@ impl SharedSender {
     ///
     /// Cancelling loses nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.queue().sender.lock().await.flush().await
+        let queue = self.queue();
+        let taken = queue.lock().taken;
+        queue.start();
+        queue.dirty.notify_one();
+        loop {
+            let mut progress = pin!(queue.progress.notified());
+            progress.as_mut().enable();
+            if queue.has_written(taken)? {
+                return Ok(());
+            }
+            progress.await;
+        }
     }
 
     /// Sends what was taken, and ends this direction for all clones when the peer has read
-    /// everything. What the others `send` from now on is [`Error::Closed`].
+    /// everything. What the others send or flush from now on is [`Error::Closed`].
     ///
     /// # Errors
     ///
@@ -146,7 +183,15 @@ impl SharedSender {
     ///
     /// Cancelled, it may have ended the direction or not: call it again.
     pub async fn close(&self) -> Result<(), Error> {
-        SinkExt::close(&mut *self.queue().sender.lock().await).await
+        let queue = self.queue();
+        queue.closing.cancel();
+        let _turn = queue.turn.lock().await;
+        poll_fn(|cx| {
+            let closed = queue.lock().sender.poll_close_unpin(cx);
+            queue.progress.notify_waiters();
+            closed
+        })
+        .await
     }
 
     fn queue(&self) -> &Arc<Queue> {
@@ -154,25 +199,97 @@ impl SharedSender {
     }
 }
 
-/// Writes the batch whenever the senders pause; ends when there is no sender any more.
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the message if there is room.
+    fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
+        let mut state = self.lock();
+        if self.closing.is_cancelled() {
+            return Err(self.shared.closed());
+        }
+        if !state.sender.has_room()? {
+            return Ok(false);
+        }
+        let before = state.sender.unsent();
+        let len = message.len();
+        state.sender.start_send_unpin(std::mem::take(message))?;
+        state.taken += (state.sender.unsent() - before).max(len) as u64;
+        drop(state);
+        // Otherwise the flusher knows already: it stops only when there is nothing left.
+        if self.start() || before == 0 {
+            self.dirty.notify_one();
+        }
+        Ok(true)
+    }
+
+    /// Whether the system has the first `taken` bytes; an error if it never will.
+    fn has_written(&self, taken: u64) -> Result<bool, Error> {
+        let state = self.lock();
+        let written = !state.sender.has_failed() && state.written() >= taken;
+        if !written && (state.sender.has_failed() || self.closing.is_cancelled()) {
+            return Err(self.shared.closed());
+        }
+        Ok(written)
+    }
+
+    /// Starts the flusher, the first time.
+    fn start(self: &Arc<Self>) -> bool {
+        let first = !self.started.load(Relaxed) && !self.started.swap(true, Relaxed);
+        if first {
+            tokio::spawn(flush_when_dirty(self.clone()));
+        }
+        first
+    }
+}
+
+impl State {
+    /// How many bytes of those taken the system has.
+    fn written(&self) -> u64 {
+        self.taken - self.sender.unsent() as u64
+    }
+
+    /// Whether more has come since the last time, and even more can.
+    fn is_growing(&mut self, seen: &mut usize) -> bool {
+        let before = std::mem::replace(seen, self.sender.unsent());
+        // An error is for the next sender.
+        *seen > before && self.sender.has_room().unwrap_or(false)
+    }
+}
+
+/// Writes the batch whenever the senders pause or have filled it. Ends when there is no sender
+/// any more, or one of them closes.
 async fn flush_when_dirty(queue: Arc<Queue>) {
     loop {
-        queue.dirty.notified().await;
-        // While more comes, more goes out in one write. Whoever fills the batch writes it.
+        tokio::select! {
+            biased;
+            () = queue.closing.cancelled() => return,
+            () = queue.dirty.notified() => {}
+        }
+        // While more comes, more goes out in one write.
         let mut seen = 0;
-        while let Ok(unsent) = queue.sender.try_lock().map(|it| it.unsent())
-            && unsent > seen
-        {
-            seen = unsent;
+        while queue.lock().is_growing(&mut seen) {
             yield_now().await;
         }
-        let mut sender = queue.sender.lock().await;
-        if sender.unsent() > 0
-            && let Err(error) = sender.flush().await
-        {
+        let flushed = poll_fn(|cx| {
+            let mut state = queue.lock();
+            let flushed = state.sender.poll_flush_unpin(cx);
+            state.blocked = flushed.is_pending();
+            drop(state);
+            queue.progress.notify_waiters();
+            flushed
+        });
+        let flushed = tokio::select! {
+            biased;
+            () = queue.closing.cancelled() => return,
+            flushed = flushed => flushed,
+        };
+        if let Err(error) = flushed {
             tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
         }
-        if queue.over.load(Relaxed) {
+        if queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0 {
             return;
         }
     }
@@ -207,12 +324,13 @@ pub(crate) struct QueueRef(OnceLock<Weak<Queue>>);
 impl QueueRef {
     /// Writes what there is, as far as that goes without waiting.
     pub(crate) fn kick(&self, cx: &mut Context<'_>) {
-        if let Some(queue) = self.0.get().and_then(Weak::upgrade)
-            && let Ok(mut sender) = queue.sender.try_lock()
-            && sender.unsent() > 0
-        {
+        let Some(queue) = self.0.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let mut state = queue.lock();
+        if state.sender.unsent() > 0 && !state.blocked && !queue.closing.is_cancelled() {
             // What is left, the flusher will write; a failure, the next sender will be told.
-            let _: Poll<_> = sender.poll_flush_unpin(cx);
+            let _: Poll<_> = state.sender.poll_flush_unpin(cx);
         }
     }
 }

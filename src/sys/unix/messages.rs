@@ -19,4 +19,8 @@ impl Messages {
     pub(crate) fn start_send(&self, _: Bytes) {
         match *self {}
     }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        match *self {}
+    }
 }

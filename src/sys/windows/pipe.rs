@@ -189,6 +189,11 @@ impl Pipe {
         *lock(&self.writing) = Some(Op::write(&self.file, message));
     }
 
+    /// Whether no write is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        lock(&self.writing).as_ref().is_none_or(|op| op.is_over())
+    }
+
     /// Waits until the system has taken the message before, whole.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut writing = lock(&self.writing);
