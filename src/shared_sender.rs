@@ -5,14 +5,13 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
-use tokio_util::sync::CancellationToken;
 
 use crate::connection::Shared;
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
@@ -65,7 +64,7 @@ struct Queue {
     /// Whether no sender is left.
     over: AtomicBool,
     /// From here on, whoever closes does the writing.
-    closing: CancellationToken,
+    closing: AtomicBool,
     /// One closes at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -74,8 +73,8 @@ struct State {
     sender: PipeSender,
     /// How many bytes were taken in all.
     taken: u64,
-    /// Whether the flusher waits until the system takes more.
-    blocked: bool,
+    /// The flusher, while it waits until the system takes more.
+    blocked: Option<Waker>,
 }
 
 impl SharedSender {
@@ -85,14 +84,14 @@ impl SharedSender {
             state: Mutex::new(State {
                 taken: sender.unsent() as u64,
                 sender,
-                blocked: false,
+                blocked: None,
             }),
             shared,
             dirty: Notify::new(),
             progress: Notify::new(),
             started: AtomicBool::new(false),
             over: AtomicBool::new(false),
-            closing: CancellationToken::new(),
+            closing: AtomicBool::new(false),
             turn: tokio::sync::Mutex::new(()),
         });
         // Nobody else has set it: there is one sender to a connection.
@@ -184,7 +183,16 @@ impl SharedSender {
     /// Cancelled, it may have ended the direction or not: call it again.
     pub async fn close(&self) -> Result<(), Error> {
         let queue = self.queue();
-        queue.closing.cancel();
+        let blocked = {
+            // Under the lock: from here on the flusher does not write.
+            let mut state = queue.lock();
+            queue.closing.store(true, Relaxed);
+            state.blocked.take()
+        };
+        if let Some(flusher) = blocked {
+            flusher.wake();
+        }
+        queue.dirty.notify_one();
         let _turn = queue.turn.lock().await;
         poll_fn(|cx| {
             let closed = queue.lock().sender.poll_close_unpin(cx);
@@ -207,7 +215,7 @@ impl Queue {
     /// Takes the message if there is room.
     fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
         let mut state = self.lock();
-        if self.closing.is_cancelled() {
+        if self.closing.load(Relaxed) {
             return Err(self.shared.closed());
         }
         if !state.sender.has_room()? {
@@ -229,7 +237,7 @@ impl Queue {
     fn has_written(&self, taken: u64) -> Result<bool, Error> {
         let state = self.lock();
         let written = !state.sender.has_failed() && state.written() >= taken;
-        if !written && (state.sender.has_failed() || self.closing.is_cancelled()) {
+        if !written && (state.sender.has_failed() || self.closing.load(Relaxed)) {
             return Err(self.shared.closed());
         }
         Ok(written)
@@ -263,11 +271,7 @@ impl State {
 /// any more, or one of them closes.
 async fn flush_when_dirty(queue: Arc<Queue>) {
     loop {
-        tokio::select! {
-            biased;
-            () = queue.closing.cancelled() => return,
-            () = queue.dirty.notified() => {}
-        }
+        queue.dirty.notified().await;
         // While more comes, more goes out in one write.
         let mut seen = 0;
         while queue.lock().is_growing(&mut seen) {
@@ -275,21 +279,21 @@ async fn flush_when_dirty(queue: Arc<Queue>) {
         }
         let flushed = poll_fn(|cx| {
             let mut state = queue.lock();
+            if queue.closing.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
             let flushed = state.sender.poll_flush_unpin(cx);
-            state.blocked = flushed.is_pending();
+            state.blocked = flushed.is_pending().then(|| cx.waker().clone());
             drop(state);
             queue.progress.notify_waiters();
             flushed
-        });
-        let flushed = tokio::select! {
-            biased;
-            () = queue.closing.cancelled() => return,
-            flushed = flushed => flushed,
-        };
+        })
+        .await;
         if let Err(error) = flushed {
             tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
         }
-        if queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0 {
+        let over = queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0;
+        if over || queue.closing.load(Relaxed) {
             return;
         }
     }
@@ -328,7 +332,7 @@ impl QueueRef {
             return;
         };
         let mut state = queue.lock();
-        if state.sender.unsent() > 0 && !state.blocked && !queue.closing.is_cancelled() {
+        if state.sender.unsent() > 0 && state.blocked.is_none() && !queue.closing.load(Relaxed) {
             // What is left, the flusher will write; a failure, the next sender will be told.
             let _: Poll<_> = state.sender.poll_flush_unpin(cx);
         }
