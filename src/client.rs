@@ -266,7 +266,7 @@ fn timed_out(pipe: PipeName, waited: Duration, reason: &'static str) -> Error {
 }
 
 /// Waits for `future`, or for the deadline if there is one: then `None`.
-async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
+pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),

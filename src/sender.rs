@@ -166,11 +166,13 @@ impl PipeSender {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let closed = self.poll_close_in_time(cx);
+        if closed.is_ready() {
+            return closed;
+        }
         let linger = self.shared.linger;
         let deadline = self.linger.get_or_insert_with(|| Box::pin(sleep(linger)));
-        let passed = deadline.as_mut().poll(cx).is_ready();
-        let closed = self.poll_close_in_time(cx);
-        if closed.is_pending() && passed {
+        if deadline.as_mut().poll(cx).is_ready() {
             let rest_is_lost = !self.batch.is_empty();
             self.state = SendState::Failed;
             self.batch.clear();
@@ -319,7 +321,8 @@ impl Batch {
                 IoSlice::new(self.head.as_slice()),
                 IoSlice::new(&self.payload),
             ];
-            let n = ready!(io.poll_write_vectored(cx, &bufs))?;
+            let bufs = &bufs[..if self.payload.is_empty() { 1 } else { 2 }];
+            let n = ready!(io.poll_write_vectored(cx, bufs))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

@@ -8,11 +8,14 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_core::stream::FusedStream;
 use futures_util::FutureExt;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use tracing::field::Empty;
 
+use crate::client::until;
 use crate::stats::Totals;
 use crate::stream::DEFAULT_LINGER;
 use crate::sys::{Limits, ListenOptions};
@@ -296,13 +299,13 @@ where
             signal,
         } = self;
         let handler = Arc::new(handler);
-        // Also tracks what dropped connections still have to do.
-        let tasks = match &server.listener {
+        // What dropped connections still have to do.
+        let lingering = match &server.listener {
             Some(listener) => listener.lingering().clone(),
             None => TaskTracker::new(),
         };
-        let cancel = CancellationToken::new();
-        let _cancelled_at_last = cancel.clone().drop_guard();
+        // Aborted when this future is dropped.
+        let mut handlers = JoinSet::new();
 
         tokio::pin!(signal);
         loop {
@@ -310,10 +313,11 @@ where
                 biased;
                 _ = &mut signal => break,
                 accepted = server.accept() => accepted,
+                Some(_) = handlers.join_next() => continue,
             };
             match accepted {
                 Ok(conn) => {
-                    tasks.spawn(handle(conn, handler.clone(), cancel.clone()));
+                    handlers.spawn(handle(conn, handler.clone()));
                 }
                 Err(Error::ShutDown { .. }) => break,
                 Err(e) => return Err(e),
@@ -323,38 +327,47 @@ where
         // From here on clients find nobody, and handlers can know.
         server.listener = None;
         server.shutdown.shutdown();
-        tasks.close();
-        tracing::debug!(pipe = %server.name, handlers = tasks.len(), "draining");
-        if timeout(server.drain_timeout, tasks.wait()).await.is_err() {
-            let (handlers, waited) = (tasks.len(), server.drain_timeout);
-            tracing::warn!(pipe = %server.name, handlers, ?waited, "cancelling the handlers left");
-            cancel.cancel();
-            if timeout(CANCEL_GRACE, tasks.wait()).await.is_err() {
-                let handlers = tasks.len();
-                tracing::error!(pipe = %server.name, handlers, "handlers block their threads");
+        tracing::debug!(pipe = %server.name, handlers = handlers.len(), "draining");
+        let deadline = Instant::now().checked_add(server.drain_timeout);
+        if until(deadline, all(&mut handlers)).await.is_none() {
+            let (handlers_left, waited) = (handlers.len(), server.drain_timeout);
+            tracing::warn!(pipe = %server.name, handlers_left, ?waited, "cancelling the handlers");
+            handlers.abort_all();
+            if timeout(CANCEL_GRACE, all(&mut handlers)).await.is_err() {
+                let handlers_left = handlers.len();
+                tracing::error!(pipe = %server.name, handlers_left, "handlers block their threads");
             }
         }
+        lingering.close();
+        let _ = until(deadline, lingering.wait()).await;
         Ok(server.stats())
     }
 }
 
+/// Waits until every task has ended.
+async fn all(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
 /// Runs the handler of one connection; what goes wrong in it stays in it.
-async fn handle<H, F>(conn: PipeConnection, handler: Arc<H>, cancel: CancellationToken)
+async fn handle<H, F>(conn: PipeConnection, handler: Arc<H>)
 where
     H: Fn(PipeConnection) -> F,
     F: Future<Output = Result<(), BoxError>>,
 {
-    let peer = conn.peer().ok().and_then(|it| it.process_id);
-    let span = tracing::info_span!("connection", pipe = %conn.name(), id = conn.id(), peer);
+    let pipe = conn.name();
+    let span = tracing::info_span!("connection", %pipe, id = conn.id(), peer = Empty);
+    if !span.is_disabled() {
+        span.record("peer", conn.peer().ok().and_then(|it| it.process_id));
+    }
     let run = async {
         tracing::debug!("connected");
         // The handler itself is called in here too: it may panic before its first await.
         let handled = AssertUnwindSafe(async { handler(conn).await }).catch_unwind();
-        match cancel.run_until_cancelled(handled).await {
-            Some(Ok(Ok(()))) => tracing::debug!("finished"),
-            Some(Ok(Err(error))) => tracing::warn!(%error, "the handler failed"),
-            Some(Err(_)) => tracing::error!("the handler panicked"),
-            None => tracing::warn!("the handler was cancelled"),
+        match handled.await {
+            Ok(Ok(())) => tracing::debug!("finished"),
+            Ok(Err(error)) => tracing::warn!(%error, "the handler failed"),
+            Err(_) => tracing::error!("the handler panicked"),
         }
     };
     run.instrument(span).await;

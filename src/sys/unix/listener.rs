@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::SockAddr;
 use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
@@ -82,8 +82,7 @@ impl Listener {
         let lock = lock(parent, name)?;
         remove_stale(name, lock.is_some())?;
 
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-        socket.set_nonblocking(true).map_err(failed)?;
+        let socket = super::nonblocking_socket().map_err(failed)?;
         let address = SockAddr::unix(path).map_err(failed)?;
         socket.bind(&address).map_err(failed)?;
         let file = SocketFile::new(name).map_err(failed)?;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BufMut;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{SockAddr, SockRef, Socket};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -49,8 +49,7 @@ pub(crate) fn is_mode_mismatch(_: &io::Error) -> bool {
 
 /// Asks once for a connection; the socket does not block.
 pub(super) fn open(path: &Path) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
+    let socket = super::nonblocking_socket()?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
