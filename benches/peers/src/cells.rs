@@ -113,8 +113,11 @@ impl Cell {
             _ => true,
         };
         let wanted = match self.place {
-            // Under Wine, processors cannot be chosen: there is only one kind of two processes.
-            Place::One | Place::Loaded if cfg!(windows) => false,
+            // Nobody asks for more there, and processors cannot be chosen.
+            _ if cfg!(windows) => {
+                self.place == Place::Two
+                    && matches!(self.work, Work::OneWay | Work::Send | Work::PingPong)
+            }
             Place::Two => true,
             Place::One => is_light,
             Place::Inside => ours || name == BASELINE,
