@@ -31,10 +31,10 @@ enum Command {
         #[arg(long)]
         system: String,
         /// Each round has every contender at everything.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 4)]
         rounds: usize,
         /// How long each measurement lasts.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 80)]
         milliseconds: u64,
         /// Only cells with this in their names, such as `one way, 64 B`.
         #[arg(long)]

@@ -267,7 +267,7 @@ impl Client {
         let mut target = Duration::from_millis(self.milliseconds);
         if let Work::Beside(_) = cell.work {
             // Each of its messages waits for a thousand others, and it takes many for a percentile.
-            target *= 10;
+            target *= 6;
         }
         let sample = if self.path.is_empty() {
             let path = harness::Path::unique();

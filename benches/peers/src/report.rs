@@ -252,6 +252,7 @@ const TAKING_PART: &[&str] = &[
     "interprocess",
     "tipsy",
     "tarpc",
+    "tonic",
     "ipc-channel",
     "zmq",
     "nng",

@@ -11,6 +11,8 @@ mod ipc_channel;
 mod nng;
 #[cfg(feature = "tarpc")]
 mod tarpc;
+#[cfg(feature = "tonic")]
+mod tonic;
 #[cfg(feature = "zeromq")]
 mod zeromq;
 
@@ -22,6 +24,8 @@ pub(crate) fn everybody() -> Vec<Entry> {
     all.extend([
         #[cfg(feature = "tarpc")]
         Entry::of::<tarpc::Tarpc>(),
+        #[cfg(feature = "tonic")]
+        Entry::of::<tonic::Tonic>(),
         #[cfg(feature = "ipc-channel")]
         Entry::of::<ipc_channel::IpcChannel>(),
         #[cfg(feature = "zeromq")]
