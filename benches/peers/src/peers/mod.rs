@@ -21,7 +21,7 @@ use crate::harness::{Entry, contenders};
 /// The contenders of the criterion groups, and then the peers that were built in.
 pub(crate) fn everybody() -> Vec<Entry> {
     let mut all = contenders();
-    all.extend([
+    let peers: Vec<Entry> = vec![
         #[cfg(feature = "tarpc")]
         Entry::of::<tarpc::Tarpc>(),
         #[cfg(feature = "tonic")]
@@ -34,6 +34,7 @@ pub(crate) fn everybody() -> Vec<Entry> {
         Entry::of::<nng::Nng>(),
         #[cfg(feature = "iceoryx2")]
         Entry::of::<iceoryx2::Iceoryx2>(),
-    ]);
+    ];
+    all.extend(peers);
     all
 }
