@@ -12,7 +12,7 @@ use super::{Contender, Link, Producer, Receiver, Sharing};
 
 /// What the server does with a message is said by its first byte.
 pub(crate) const TAKE: u8 = b'-';
-const ECHO: u8 = b'=';
+pub(crate) const ECHO: u8 = b'=';
 /// Answers with how many messages and bytes were taken since the last time.
 pub(crate) const COUNT: u8 = b'?';
 

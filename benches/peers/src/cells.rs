@@ -106,31 +106,30 @@ impl Cell {
     /// everything must stay short.
     pub(crate) fn is_for(&self, contender: &Entry, is_light: bool) -> bool {
         let name = contender.name;
-        let ours = name.starts_with(OURS);
+        let is_ours_or_plain = [BASELINE, OURS].contains(&name);
         let can = match self.work {
             Work::Producers(_) => contender.produce.is_some(),
-            Work::Clients(_) | Work::Beside(_) | Work::Connect(_) => is_light,
+            Work::Clients(_) | Work::Connect(_) => is_light,
+            Work::Beside(_) => is_ours_or_plain,
             _ => true,
         };
         let wanted = match self.place {
-            // Under Wine, processors cannot be chosen: there is only one kind of two processes.
-            Place::One | Place::Loaded if cfg!(windows) => false,
+            // Nobody asks for more there, and processors cannot be chosen.
+            _ if cfg!(windows) => {
+                self.place == Place::Two
+                    && matches!(self.work, Work::OneWay | Work::Send | Work::PingPong)
+            }
             Place::Two => true,
             Place::One => is_light,
-            Place::Inside => ours || name == BASELINE,
-            Place::Loaded => [BASELINE, OURS, LOW_LATENCY].contains(&name),
+            Place::Inside => is_ours_or_plain,
+            Place::Loaded => is_ours_or_plain || name == LOW_LATENCY,
         };
         let special = match name {
-            LOW_LATENCY => {
-                self.place != Place::Inside && matches!(self.work, Work::PingPong | Work::OneWay)
-            }
-            SHARED => {
-                self.place != Place::Inside
-                    && matches!(
-                        self.work,
-                        Work::PingPong | Work::Send | Work::Producers(_) | Work::Connect(_)
-                    )
-            }
+            LOW_LATENCY => self.work == Work::PingPong,
+            SHARED => matches!(
+                self.work,
+                Work::PingPong | Work::Send | Work::Producers(_) | Work::Connect(_)
+            ),
             _ => true,
         };
         can && wanted && special

@@ -27,14 +27,14 @@ struct Args {
 enum Command {
     /// Measures, on this system, and keeps the figures.
     Measure {
-        /// What it runs on, in words.
+        /// What it runs on and was built with, in words.
         #[arg(long)]
         system: String,
         /// Each round has every contender at everything.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 4)]
         rounds: usize,
         /// How long each measurement lasts.
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 80)]
         milliseconds: u64,
         /// Only cells with this in their names, such as `one way, 64 B`.
         #[arg(long)]
@@ -49,9 +49,6 @@ enum Command {
         /// The folder to write to.
         #[arg(long)]
         docs: PathBuf,
-        /// What they were measured with: compiler and date.
-        #[arg(long)]
-        with: String,
         /// Of Linux and of Windows, either or both.
         #[arg(required = true)]
         figures: Vec<PathBuf>,
@@ -82,11 +79,7 @@ fn main() -> Result<()> {
             report::show(&measure::Figures::load(&figures)?);
             Ok(())
         }
-        Command::Write {
-            docs,
-            with,
-            figures,
-        } => report::write(&docs, &with, &figures),
+        Command::Write { docs, figures } => report::write(&docs, &figures),
         #[cfg(unix)]
         Command::Instructions(run) => run.run(),
         Command::Client(client) => client.run(),

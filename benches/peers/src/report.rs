@@ -145,7 +145,7 @@ fn memory(figures: &Figures) -> String {
     out
 }
 
-pub(crate) fn write(docs: &Path, with: &str, figures: &[PathBuf]) -> Result<()> {
+pub(crate) fn write(docs: &Path, figures: &[PathBuf]) -> Result<()> {
     let figures: Vec<Figures> = figures
         .iter()
         .map(|it| Figures::load(it))
@@ -153,7 +153,7 @@ pub(crate) fn write(docs: &Path, with: &str, figures: &[PathBuf]) -> Result<()> 
     let linux = figures.iter().find(|it| !it.windows);
     let windows = figures.iter().find(|it| it.windows);
     let goals = goals::table(linux, windows);
-    let mut out = format!("{HEAD}\nMeasured with {with}, {}.\n", versions());
+    let mut out = format!("{HEAD}\nMeasured: {}.\n", versions());
     for it in &figures {
         let (rounds, milliseconds) = (it.rounds, it.milliseconds);
         writeln!(
@@ -245,4 +245,16 @@ fn versions() -> String {
     versions.join(", ")
 }
 
-const TAKING_PART: &[&str] = &["asyncipc", "tokio", "tokio-util", "interprocess", "tipsy"];
+const TAKING_PART: &[&str] = &[
+    "asyncipc",
+    "tokio",
+    "tokio-util",
+    "interprocess",
+    "tipsy",
+    "tarpc",
+    "tonic",
+    "ipc-channel",
+    "zmq",
+    "nng",
+    "iceoryx2",
+];
