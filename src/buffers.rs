@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut, Bytes};
 
 /// The capacity of each.
 pub(crate) const BLOCK: usize = 72 << 10;
@@ -67,6 +67,14 @@ impl Block {
         }
         let room = self.bytes.capacity() - self.bytes.len();
         (&mut self.bytes).limit(room)
+    }
+
+    /// Everything, with its memory.
+    #[cfg_attr(unix, allow(dead_code, reason = "where a write owns its buffer"))]
+    pub(crate) fn take(&mut self) -> Bytes {
+        let mut bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        bytes.advance(std::mem::take(&mut self.taken));
+        bytes
     }
 
     #[inline]

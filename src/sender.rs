@@ -20,6 +20,10 @@ use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, 
 /// out from where they are, without waiting for others.
 const COPY_IN: usize = 4 << 10;
 
+/// Where a write takes one buffer only, this much of a long message is copied behind what comes
+/// before it, to go out in one.
+const COALESCE: usize = 128 << 10;
+
 /// Messages up to this size are copied at once. Those up to [`COPY_IN`] are when another one comes
 /// behind them: one that goes out alone is not.
 const COPY_NOW: usize = 1 << 10;
@@ -317,6 +321,11 @@ impl Batch {
             if !io.is_write_vectored() {
                 self.coalesce();
             }
+            if let Some(writer) = io.writer() {
+                ready!(writer.poll_flush(cx))?;
+                writer.start_send(self.take());
+                continue;
+            }
             let bufs = [
                 IoSlice::new(self.head.as_slice()),
                 IoSlice::new(&self.payload),
@@ -334,10 +343,23 @@ impl Batch {
     /// Fills the rest of a write that begins with small frames from the large one behind them.
     fn coalesce(&mut self) {
         let head = self.head.len();
-        if head > 0 && head < HIGH_WATER {
-            let n = self.payload.len().min(HIGH_WATER - head);
+        if head > 0 && head < COALESCE {
+            let n = self.payload.len().min(COALESCE - head);
             self.head.push(&self.payload[..n]);
             self.payload.advance(n);
+        }
+    }
+
+    /// What comes next, as one buffer for a system that keeps it until it is written.
+    fn take(&mut self) -> Bytes {
+        match self.head.len() {
+            0 => std::mem::take(&mut self.payload),
+            1..=COPY_IN => {
+                let bytes = Bytes::copy_from_slice(self.head.as_slice());
+                self.head.advance(bytes.len());
+                bytes
+            }
+            _ => self.head.take(),
         }
     }
 

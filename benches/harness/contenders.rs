@@ -250,7 +250,11 @@ impl Contender for Overlapped {
     fn listen(path: &str) -> PipeServer {
         use asyncipc::windows::ServerBuilderExt;
         let server = PipeServer::builder(path).max_message_size(MAX_MESSAGE);
-        server.overlapped_io().bind().unwrap()
+        server
+            .overlapped_io()
+            .buffer_sizes(1 << 20, 1 << 20)
+            .bind()
+            .unwrap()
     }
 
     async fn serve(server: PipeServer) {

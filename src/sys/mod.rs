@@ -5,8 +5,9 @@
 //! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`
 //! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
-//!   `peer`, and `messages` where the system keeps messages apart
-//! - `Messages` with `poll_recv`, `start_send` and `is_idle`
+//!   `peer`, `messages` where the system keeps messages apart, and `writer` where it keeps the buffer
+//!   of a write
+//! - `Messages` with `poll_recv`, `start_send`, `poll_flush` and `is_idle`
 //! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
 //! - `current_user`
 

@@ -23,4 +23,8 @@ impl Messages {
     pub(crate) fn is_idle(&self) -> bool {
         match *self {}
     }
+
+    pub(crate) fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match *self {}
+    }
 }

@@ -175,6 +175,11 @@ impl Stream {
         None
     }
 
+    /// Who writes, where the system keeps a buffer until it is written.
+    pub(crate) fn writer(&self) -> Option<&Messages> {
+        None
+    }
+
     /// Whether [`shutdown`](Self::shutdown) tells the peer.
     pub(crate) fn can_shutdown(&self) -> bool {
         true

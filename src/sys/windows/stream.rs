@@ -42,7 +42,7 @@ use crate::{Error, Peer, PipeName};
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
 /// that copy is kept for the next write.
-const MAX_WRITE: usize = 64 << 10;
+const MAX_WRITE: usize = 256 << 10;
 
 /// How long a dropped server end waits for its client to take the last bytes.
 const LINGER: Duration = Duration::from_secs(5);
@@ -191,6 +191,14 @@ impl Stream {
                 messages: true,
                 ..
             } => Some(pipe),
+            _ => None,
+        }
+    }
+
+    /// Who writes, where the system keeps a buffer until it is written.
+    pub(crate) fn writer(&self) -> Option<&Pipe> {
+        match &*self.end {
+            End::Own { pipe, .. } => Some(pipe),
             _ => None,
         }
     }
