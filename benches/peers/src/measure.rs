@@ -18,6 +18,9 @@ use crate::peers::everybody;
 /// A measurement that takes longer hangs.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
+pub(crate) const PERCENTILES: [(&str, f64); 4] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
 pub(crate) const IDLE_CLIENTS: usize = 10_000;
 pub(crate) const IDLE_MESSAGE: usize = 60_000;
 
@@ -40,8 +43,9 @@ pub(crate) struct Figures {
 pub(crate) struct Series {
     /// Messages per second, one for each round.
     pub(crate) rates: Vec<f64>,
-    /// p50, p90, p99 and p99.9 of all rounds' round trips together, in microseconds.
-    pub(crate) percentiles: Option<[f64; 4]>,
+    /// [`PERCENTILES`] of all rounds' round trips together, in microseconds: as many of them as
+    /// there are enough round trips for.
+    pub(crate) percentiles: Vec<f64>,
 }
 
 /// Bytes of the server's resident set for each client.
@@ -128,10 +132,11 @@ pub(crate) fn everything(
                     for nanoseconds in sample.round_trips {
                         histogram.record(nanoseconds)?;
                     }
-                    series.percentiles = Some(
-                        [0.5, 0.9, 0.99, 0.999]
-                            .map(|it| histogram.value_at_quantile(it) as f64 / 1000.0),
-                    );
+                    series.percentiles = PERCENTILES
+                        .iter()
+                        .filter(|(_, quantile)| histogram.len() as f64 * (1.0 - quantile) >= 1.0)
+                        .map(|(_, quantile)| histogram.value_at_quantile(*quantile) as f64 / 1000.0)
+                        .collect();
                 }
             }
         }
