@@ -216,12 +216,17 @@ fn measure(contender: &Entry, cell: Cell, milliseconds: u64) -> Result<Sample> {
 fn client(args: &[&str]) -> Result<String> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.arg("client").args(args);
-    command.stderr(Stdio::inherit()).kill_on_drop(true);
+    command.kill_on_drop(true);
     let out = harness::one_thread().block_on(async {
         let out = tokio::time::timeout(TOO_LONG, command.output()).await;
         out.with_context(|| format!("no end after {TOO_LONG:?}"))
     })??;
-    ensure!(out.status.success(), "the client's {}", out.status);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.success(),
+        "the client's {}: {stderr}",
+        out.status
+    );
     Ok(String::from_utf8(out.stdout)?)
 }
 
