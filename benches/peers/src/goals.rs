@@ -261,7 +261,7 @@ impl Goal {
                 }
             }
             Needs::P99(it) => {
-                let of = |name| Some(figures.series(it, name)?.percentiles?[2]);
+                let of = |name| figures.series(it, name)?.percentiles.get(2);
                 match (of(OURS), of(BASELINE)) {
                     (Some(ours), Some(plain)) => (
                         format!("{ours:.0} µs ({BASELINE}: {plain:.0} µs)"),

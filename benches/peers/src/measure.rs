@@ -18,6 +18,9 @@ use crate::peers::everybody;
 /// A measurement that takes longer hangs.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
+pub(crate) const PERCENTILES: [(&str, f64); 4] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
+
 pub(crate) const IDLE_CLIENTS: usize = 10_000;
 pub(crate) const IDLE_MESSAGE: usize = 60_000;
 
@@ -40,8 +43,9 @@ pub(crate) struct Figures {
 pub(crate) struct Series {
     /// Messages per second, one for each round.
     pub(crate) rates: Vec<f64>,
-    /// p50, p90, p99 and p99.9 of all rounds' round trips together, in microseconds.
-    pub(crate) percentiles: Option<[f64; 4]>,
+    /// [`PERCENTILES`] of all rounds' round trips together, in microseconds: as many of them as
+    /// there are enough round trips for.
+    pub(crate) percentiles: Vec<f64>,
 }
 
 /// Bytes of the server's resident set for each client.
@@ -128,10 +132,11 @@ pub(crate) fn everything(
                     for nanoseconds in sample.round_trips {
                         histogram.record(nanoseconds)?;
                     }
-                    series.percentiles = Some(
-                        [0.5, 0.9, 0.99, 0.999]
-                            .map(|it| histogram.value_at_quantile(it) as f64 / 1000.0),
-                    );
+                    series.percentiles = PERCENTILES
+                        .iter()
+                        .filter(|(_, quantile)| histogram.len() as f64 * (1.0 - quantile) >= 1.0)
+                        .map(|(_, quantile)| histogram.value_at_quantile(*quantile) as f64 / 1000.0)
+                        .collect();
                 }
             }
         }
@@ -211,12 +216,17 @@ fn measure(contender: &Entry, cell: Cell, milliseconds: u64) -> Result<Sample> {
 fn client(args: &[&str]) -> Result<String> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.arg("client").args(args);
-    command.stderr(Stdio::inherit()).kill_on_drop(true);
+    command.kill_on_drop(true);
     let out = harness::one_thread().block_on(async {
         let out = tokio::time::timeout(TOO_LONG, command.output()).await;
         out.with_context(|| format!("no end after {TOO_LONG:?}"))
     })??;
-    ensure!(out.status.success(), "the client's {}", out.status);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(
+        out.status.success(),
+        "the client's {}: {stderr}",
+        out.status
+    );
     Ok(String::from_utf8(out.stdout)?)
 }
 

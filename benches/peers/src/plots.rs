@@ -1,4 +1,4 @@
-//! The plots: on both axes, each step is a factor.
+//! The plots: on both axes, a step is a factor.
 
 use std::path::Path;
 
@@ -7,17 +7,15 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::cells::{Cell, ONE_WAY_SIZES, PING_PONG_SIZES, Place, cell};
-use crate::harness::{Work, label};
-use crate::measure::Figures;
+use crate::harness::{Entry, Work, label};
+use crate::measure::{Figures, PERCENTILES};
 use crate::peers::everybody;
 use crate::report::Spread;
 
-const PERCENTILES: [&str; 4] = ["p50", "p90", "p99", "p99.9"];
-
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Points of contenders, by size.
-type Lines = Vec<(&'static str, Vec<(f64, f64)>)>;
+/// Points of contenders, by the logarithm of the size.
+type Lines = Vec<(Entry, Vec<(f64, f64)>)>;
 
 pub(crate) fn throughput(figures: &Figures, path: &Path) -> Result<()> {
     let root = SVGBackend::new(path, (900, 540)).into_drawing_area();
@@ -32,7 +30,8 @@ pub(crate) fn throughput(figures: &Figures, path: &Path) -> Result<()> {
             Some(rate * cell.size as f64 / (1 << 20) as f64)
         },
     );
-    plot(&root, title, "MiB/s", lines, true)?;
+    let legend = Some(SeriesLabelPosition::LowerRight);
+    plot(&root, title, "MiB/s", lines, legend)?;
     Ok(root.present()?)
 }
 
@@ -40,14 +39,15 @@ pub(crate) fn latency(figures: &Figures, path: &Path) -> Result<()> {
     let root = SVGBackend::new(path, (1100, 900)).into_drawing_area();
     root.fill(&WHITE)?;
     for (index, area) in root.split_evenly((2, 2)).iter().enumerate() {
-        let title = format!("Round trip, two processes: {}", PERCENTILES[index]);
+        let title = format!("Round trip, two processes: {}", PERCENTILES[index].0);
         let lines = lines(
             figures,
             Work::PingPong,
             &PING_PONG_SIZES,
-            |figures, cell, name| Some(figures.series(cell, name)?.percentiles?[index]),
+            |figures, cell, name| figures.series(cell, name)?.percentiles.get(index).copied(),
         );
-        plot(area, &title, "µs", lines, index == 0)?;
+        let legend = (index == 0).then_some(SeriesLabelPosition::UpperLeft);
+        plot(area, &title, "µs", lines, legend)?;
     }
     Ok(root.present()?)
 }
@@ -58,56 +58,70 @@ fn lines(
     sizes: &[usize],
     of: impl Fn(&Figures, Cell, &str) -> Option<f64>,
 ) -> Lines {
-    let line = |name| {
-        let point = |&size| {
+    let points = |name| {
+        let point = |&size: &usize| {
             let value = of(figures, cell(work, size, Place::Two), name)?;
-            Some((size as f64, value))
+            Some(((size as f64).log2(), value))
         };
-        (name, sizes.iter().filter_map(point).collect())
+        sizes.iter().filter_map(point).collect()
     };
-    let everybody = everybody().into_iter().map(|it| line(it.name));
-    everybody
+    let lines = everybody().into_iter().map(|it| (it, points(it.name)));
+    lines
         .filter(|(_, points): &(_, Vec<_>)| !points.is_empty())
         .collect()
 }
 
-fn plot(area: &Area<'_>, title: &str, unit: &str, lines: Lines, has_legend: bool) -> Result<()> {
+fn plot(
+    area: &Area<'_>,
+    title: &str,
+    unit: &str,
+    lines: Lines,
+    legend: Option<SeriesLabelPosition>,
+) -> Result<()> {
     let all = || lines.iter().flat_map(|(_, points)| points);
-    let range = |of: fn(&(f64, f64)) -> f64| {
-        let least = all().map(of).fold(f64::INFINITY, f64::min);
-        let greatest = all().map(of).fold(0.0, f64::max);
-        (least / 1.3..greatest * 1.3).log_scale()
+    let sizes = all().map(|it| it.0);
+    let sizes = sizes.clone().fold(f64::INFINITY, f64::min)..sizes.fold(0.0, f64::max);
+    let values = all().map(|it| it.1);
+    // A legend above the lines needs room.
+    let above = if let Some(SeriesLabelPosition::UpperLeft) = legend {
+        20.0
+    } else {
+        1.3
     };
+    let values =
+        values.clone().fold(f64::INFINITY, f64::min) / 1.3..values.fold(0.0, f64::max) * above;
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(36)
         .x_label_area_size(36)
         .y_label_area_size(64)
-        .build_cartesian_2d(range(|it| it.0), range(|it| it.1))?;
+        .build_cartesian_2d(sizes, values.log_scale())?;
     chart
         .configure_mesh()
         .y_desc(unit)
-        .x_label_formatter(&|size| label(size.round() as usize))
+        .x_labels(10)
+        .x_label_formatter(&|log| label(1 << log.round() as u32))
         .y_label_formatter(&|value| format!("{value}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for (index, (name, points)) in lines.iter().enumerate() {
-        // Ours are to be found at once.
-        let width = if name.starts_with(crate::cells::OURS) {
-            3
-        } else {
-            1
-        };
-        let style = Palette99::pick(index).stroke_width(width);
+    for (contender, points) in &lines {
+        // Each has the same colour in every plot, and ours are to be found at once.
+        let index = everybody()
+            .iter()
+            .position(|it| it.name == contender.name)
+            .unwrap();
+        let is_ours = contender.name.starts_with(crate::cells::OURS);
+        let style = Palette99::pick(index).stroke_width(if is_ours { 3 } else { 1 });
         chart
             .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
-            .label(*name)
+            .label(contender.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
     }
-    if has_legend {
+    if let Some(position) = legend {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(position)
             .background_style(WHITE.mix(0.85))
             .draw()?;
     }

@@ -115,13 +115,16 @@ fn percentiles(figures: &Figures) -> String {
     let names = present(figures);
     let mut out = header(&names);
     for cell in cells::all() {
-        let of = |name: &str| figures.series(cell, name)?.percentiles;
+        let of = |name: &str| Some(&figures.series(cell, name)?.percentiles);
         if !matches!(cell.work, Work::PingPong | Work::Beside(_)) || of(BASELINE).is_none() {
             continue;
         }
         write!(out, "| {cell} |").unwrap();
         for name in &names {
-            let text = of(name).map_or(String::new(), |it| it.map(short).join(" / "));
+            let text = of(name).map_or(String::new(), |it| {
+                let all: Vec<String> = it.iter().copied().map(short).collect();
+                all.join(" / ")
+            });
             write!(out, " {text} |").unwrap();
         }
         out.push('\n');
@@ -186,7 +189,7 @@ pub(crate) fn write(docs: &Path, figures: &[PathBuf]) -> Result<()> {
         )?;
         writeln!(
             out,
-            "### Round trips in microseconds: p50 / p90 / p99 / p99.9\n\n{}",
+            "### Round trips in microseconds: p50 / p90 / p99 / p99.9\n\nThe last one only where there were a thousand round trips.\n\n{}",
             percentiles(it)
         )?;
         if !it.memory.is_empty() {
@@ -222,7 +225,8 @@ own socket or pipe with tokio-util's `Framed<_, LengthDelimitedCodec>` and its d
 - *one processor*: the same on one processor, which shows what the software itself costs, and repeats
   better
 - *one process*: both on a multi-thread runtime of two threads
-- *loaded processors*: two processes beside two processes that do nothing but compute, one on each processor
+- *loaded processors*: two processes beside two more that do nothing but compute, one on each
+  processor
 
 The peers with an interface that blocks, or that sends requests, do the nearest thing to it: see
 `benches/peers`.
