@@ -318,13 +318,16 @@ impl Batch {
     /// Writes everything.
     fn poll_write(&mut self, cx: &mut Context<'_>, io: &sys::Stream) -> Poll<io::Result<()>> {
         while !self.is_empty() {
-            if !io.is_write_vectored() {
-                self.coalesce();
-            }
             if let Some(writer) = io.writer() {
                 ready!(writer.poll_flush(cx))?;
+                if self.len() <= COALESCE {
+                    self.coalesce();
+                }
                 writer.start_send(self.take());
                 continue;
+            }
+            if !io.is_write_vectored() {
+                self.coalesce();
             }
             let bufs = [
                 IoSlice::new(self.head.as_slice()),

@@ -240,7 +240,7 @@ async fn connections_that_wait_after_large_messages_keep_little() {
     }
     let kept = measured.kept() / COUNT;
     // On Windows the layer below keeps its own copies of what was read and written last.
-    let allowed = if cfg!(windows) { 256 * KIB } else { 4 * KIB };
+    let allowed = if cfg!(windows) { 272 * KIB } else { 4 * KIB };
     assert!(kept < allowed, "{kept} bytes kept by each connection");
 }
 

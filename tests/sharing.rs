@@ -183,7 +183,8 @@ async fn closing_ends_at_the_linger_deadline() {
     let client = PipeClient::builder(&name).linger(Duration::from_millis(20));
     let (client, _server) = pair_of(&server, &client).await;
     let sender = client.split().0.into_shared();
-    sender.send("unread".into()).await.unwrap();
+    // More than the pipe holds.
+    sender.send(sample(300_000, 0)).await.unwrap();
     let error = within(sender.close()).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }

@@ -42,7 +42,7 @@ use crate::{Error, Peer, PipeName};
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
 /// that copy is kept for the next write.
-const MAX_WRITE: usize = 256 << 10;
+const MAX_WRITE: usize = 128 << 10;
 
 /// How long a dropped server end waits for its client to take the last bytes.
 const LINGER: Duration = Duration::from_secs(5);
