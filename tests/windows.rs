@@ -1381,6 +1381,29 @@ async fn the_rest_of_a_message_that_was_begun_as_bytes_is_a_message_of_its_own()
 }
 
 #[tokio::test]
+async fn a_shared_sender_keeps_messages_apart_and_in_order() {
+    for (sending, mut receiving) in both_ways("shared").await {
+        let (sender, _receiver) = sending.split();
+        let sender = sender.into_shared();
+        let sizes = [5, 0, LARGE, 1, 70_000, 0, 64];
+        let send = async {
+            for (seed, size) in sizes.into_iter().enumerate() {
+                sender.send(sample(size, seed)).await.unwrap();
+            }
+            sender.flush().await.unwrap();
+            sender.close().await.unwrap();
+        };
+        let receive = async {
+            for (seed, size) in sizes.into_iter().enumerate() {
+                let message = receiving.next().await.unwrap().unwrap();
+                assert_eq!(message, sample(size, seed));
+            }
+        };
+        within(async { tokio::join!(send, receive) }).await;
+    }
+}
+
+#[tokio::test]
 async fn an_empty_message_as_the_end_takes_a_pipe_of_messages() {
     let (server, client) = ends("empty-end-of-bytes");
     let server = server.end_on_empty_message().overlapped_io();
