@@ -80,10 +80,7 @@ impl Block {
     #[inline]
     fn get_memory(&mut self) {
         if self.bytes.capacity() == 0 {
-            let spare = SPARE.try_with(|it| it.borrow_mut().pop());
-            // An error: the thread is ending.
-            let spare = spare.ok().flatten();
-            self.bytes = spare.unwrap_or_else(|| Vec::with_capacity(BLOCK));
+            self.bytes = spare();
         }
     }
 
@@ -102,6 +99,13 @@ impl Block {
             });
         }
     }
+}
+
+fn spare() -> Vec<u8> {
+    let spare = SPARE.try_with(|it| it.borrow_mut().pop());
+    // An error: the thread is ending.
+    let spare = spare.ok().flatten();
+    spare.unwrap_or_else(|| Vec::with_capacity(BLOCK))
 }
 
 impl fmt::Debug for Block {

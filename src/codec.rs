@@ -41,6 +41,8 @@ pub(crate) enum Progress {
     Complete(usize),
     /// The frame needs this many bytes in all, header included, as far as is known.
     Needs(usize),
+    /// The frame has a payload of this length, above the limit.
+    TooLarge(usize),
 }
 
 impl MessageCodec {
@@ -66,35 +68,34 @@ impl MessageCodec {
     /// The header for a payload of `len` bytes.
     #[inline]
     pub(crate) fn header(&self, len: usize) -> Result<[u8; HEADER], Error> {
-        self.check(len)?;
+        if len > self.max_message_size {
+            return Err(self.too_large(len));
+        }
         // `new` keeps the limit within u32, so the cast loses nothing.
         Ok((len as u32).to_be_bytes())
     }
 
     /// Looks at the start of `bytes` without taking anything from it.
     #[inline]
-    pub(crate) fn progress(&self, bytes: &[u8]) -> Result<Progress, Error> {
+    pub(crate) fn progress(&self, bytes: &[u8]) -> Progress {
         let Some((header, payload)) = bytes.split_first_chunk::<HEADER>() else {
-            return Ok(Progress::Needs(HEADER));
+            return Progress::Needs(HEADER);
         };
         let len = u32::from_be_bytes(*header) as usize;
-        self.check(len)?;
-        Ok(if payload.len() >= len {
+        if len > self.max_message_size {
+            Progress::TooLarge(len)
+        } else if payload.len() >= len {
             Progress::Complete(len)
         } else {
             Progress::Needs(HEADER + len)
-        })
+        }
     }
 
-    #[inline]
-    fn check(&self, size: usize) -> Result<(), Error> {
-        if size > self.max_message_size {
-            return Err(Error::MessageTooLarge {
-                size,
-                max: self.max_message_size,
-            });
+    pub(crate) fn too_large(&self, size: usize) -> Error {
+        Error::MessageTooLarge {
+            size,
+            max: self.max_message_size,
         }
-        Ok(())
     }
 }
 
@@ -114,12 +115,13 @@ impl Decoder for MessageCodec {
     ///
     /// [`Error::MessageTooLarge`] as soon as a header announces more than the limit.
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<BytesMut>, Error> {
-        match self.progress(src)? {
+        match self.progress(src) {
             Progress::Complete(len) => {
                 src.advance(HEADER);
                 Ok(Some(src.split_to(len)))
             }
             Progress::Needs(_) => Ok(None),
+            Progress::TooLarge(len) => Err(self.too_large(len)),
         }
     }
 
@@ -129,7 +131,7 @@ impl Decoder for MessageCodec {
     ///
     /// [`Error::Truncated`] when `src` holds a part of a message.
     fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<BytesMut>, Error> {
-        match self.progress(src)? {
+        match self.progress(src) {
             Progress::Needs(expected) if !src.is_empty() => Err(Error::Truncated {
                 received: src.len(),
                 expected,

@@ -221,9 +221,12 @@ impl PipeReceiver {
     /// The next message, each with its length in front.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         loop {
-            let needs = match self.codec.progress(self.at_hand())? {
+            let needs = match self.codec.progress(self.at_hand()) {
                 Progress::Complete(len) => return Poll::Ready(Ok(Some(Incoming::Frame(len)))),
                 Progress::Needs(needs) => needs,
+                Progress::TooLarge(len) => {
+                    return Poll::Ready(Err(self.codec.too_large(len).into()));
+                }
             };
             match self.poll_fill(cx, needs) {
                 Poll::Pending => return Poll::Pending,
@@ -370,7 +373,7 @@ impl Stream for PipeReceiver {
         let this = self.get_mut();
         // Most small messages are there already, thanks to the one before them. There are none
         // after the end.
-        if let Ok(Progress::Complete(len)) = this.codec.progress(this.at_hand()) {
+        if let Progress::Complete(len) = this.codec.progress(this.at_hand()) {
             this.shared.counters.received(len);
             return Poll::Ready(Some(Ok(this.take_frame(len))));
         }
