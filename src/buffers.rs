@@ -54,6 +54,9 @@ impl Block {
     #[inline]
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.get_memory();
+        if self.bytes.capacity() - self.bytes.len() < bytes.len() {
+            self.compact();
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -62,8 +65,7 @@ impl Block {
     pub(crate) fn room(&mut self, least: usize) -> impl BufMut {
         self.get_memory();
         if self.bytes.capacity() - self.bytes.len() < least {
-            self.bytes.drain(..self.taken);
-            self.taken = 0;
+            self.compact();
         }
         let room = self.bytes.capacity() - self.bytes.len();
         (&mut self.bytes).limit(room)
@@ -75,6 +77,12 @@ impl Block {
         let mut bytes = Bytes::from(std::mem::take(&mut self.bytes));
         bytes.advance(std::mem::take(&mut self.taken));
         bytes
+    }
+
+    /// Makes room of what was taken.
+    fn compact(&mut self) {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
     }
 
     #[inline]

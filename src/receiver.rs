@@ -268,11 +268,12 @@ impl PipeReceiver {
     }
 
     fn take_own(&mut self, len: usize) -> BytesMut {
-        if self.own.len() == HEADER + len {
+        let whole = HEADER + len;
+        if self.own.len() == whole && self.own.capacity() <= 2 * whole + ALONE {
             self.own.advance(HEADER);
             return std::mem::take(&mut self.own);
         }
-        // There is more in a buffer that was made for one.
+        // There is more, or far less, in a buffer that was made for one.
         let message = BytesMut::from(&self.own[HEADER..HEADER + len]);
         self.skip(HEADER + len);
         message
@@ -300,8 +301,15 @@ impl PipeReceiver {
                     self.block.rest();
                     self.own = BytesMut::new();
                     self.waited = true;
+                } else if self.own.len() <= ALONE {
+                    // What has begun like this need not become as long as was expected.
+                    self.block.push(&std::mem::take(&mut self.own));
                 }
                 return Poll::Pending;
+            }
+            if !is_ready {
+                // As the system's word does, however fast the peer is: other tasks run now and then.
+                ready!(pin!(consume_budget()).poll(cx));
             }
             for _ in 0..if is_ready { 1 } else { ATTEMPTS } {
                 match self.read(needs, is_ready) {

@@ -28,6 +28,9 @@ const COALESCE: usize = 128 << 10;
 /// behind them: one that goes out alone is not.
 const COPY_NOW: usize = 1 << 10;
 
+/// The most of a message that is given to one write: some systems refuse more than 2 GiB.
+const MOST_AT_ONCE: usize = 1 << 30;
+
 /// When this much waits to go out, it does, before more is taken.
 const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 
@@ -100,13 +103,11 @@ impl PipeSender {
         SharedSender::new(self)
     }
 
-    /// How many bytes wait to be written; in native messages, at least whether any do.
+    /// How many bytes the system does not have yet. Those that it is just taking count as one.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
-        match self.shared.io.messages() {
-            Some(messages) => usize::from(!messages.is_idle()),
-            None => self.batch.len(),
-        }
+        let writing = self.shared.io.writer().is_some_and(|it| !it.is_idle());
+        self.batch.len() + usize::from(writing)
     }
 
     /// Whether a message can be taken without waiting.
@@ -124,6 +125,11 @@ impl PipeSender {
             Poll::Ready(result) => result.map(|()| true),
             Poll::Pending => Ok(false),
         }
+    }
+
+    /// Whether the peer has everything, and nothing more can be sent.
+    pub(crate) fn has_closed(&self) -> bool {
+        matches!(self.state, SendState::Closed)
     }
 
     /// Whether something was lost.
@@ -154,8 +160,13 @@ impl PipeSender {
     /// The same.
     pub async fn close_write(&mut self) -> Result<(), Error> {
         poll_fn(|cx| self.poll_drain(cx)).await?;
+        if let SendState::Ended = self.state {
+            return Ok(());
+        }
         if let Some(messages) = self.shared.io.messages() {
             messages.start_send(Bytes::new());
+            // Before waiting: called again, it does not say so twice.
+            self.state = SendState::Ended;
             poll_fn(|cx| self.poll_drain(cx)).await?;
         } else if self.shared.io.can_shutdown() {
             let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
@@ -177,15 +188,20 @@ impl PipeSender {
         let linger = self.shared.linger;
         let deadline = self.linger.get_or_insert_with(|| Box::pin(sleep(linger)));
         if deadline.as_mut().poll(cx).is_ready() {
-            let rest_is_lost = !self.batch.is_empty();
-            self.state = SendState::Failed;
-            self.batch.clear();
-            return Poll::Ready(Err(unread(&self.shared.name, linger, rest_is_lost)));
+            return Poll::Ready(Err(self.give_up()));
         }
         closed
     }
 
-    fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// At the linger deadline.
+    pub(crate) fn give_up(&mut self) -> Error {
+        let rest_is_lost = !self.batch.is_empty();
+        self.state = SendState::Failed;
+        self.batch.clear();
+        unread(&self.shared.name, self.shared.linger, rest_is_lost)
+    }
+
+    pub(crate) fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
         if let SendState::Open | SendState::Ended = self.state {
             ready!(self.poll_drain(cx))?;
@@ -331,7 +347,7 @@ impl Batch {
             }
             let bufs = [
                 IoSlice::new(self.head.as_slice()),
-                IoSlice::new(&self.payload),
+                IoSlice::new(&self.payload[..self.payload.len().min(MOST_AT_ONCE)]),
             ];
             let bufs = &bufs[..if self.payload.is_empty() { 1 } else { 2 }];
             let n = ready!(io.poll_write_vectored(cx, bufs))?;

@@ -312,8 +312,9 @@ where
             let accepted = tokio::select! {
                 biased;
                 _ = &mut signal => break,
-                accepted = server.accept() => accepted,
+                // First, or what those leave behind adds up while clients come without a pause.
                 Some(_) = handlers.join_next() => continue,
+                accepted = server.accept() => accepted,
             };
             match accepted {
                 Ok(conn) => {

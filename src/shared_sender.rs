@@ -5,14 +5,18 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
+use crate::client::until;
+use crate::codec::HEADER;
 use crate::connection::Shared;
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
 
@@ -20,10 +24,10 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// [`PipeSender::into_shared`](crate::PipeSender::into_shared).
 ///
 /// [`send`](Self::send) returns when the message is in the connection's batch, which is bounded:
-/// when the peer does not read, senders wait, in the order in which they came. A task of the
-/// runtime, started by the first `send`, writes the batch as soon as the senders pause, and
-/// receiving on the same connection writes it before it waits. So a message costs a system call
-/// only when it comes alone. The messages of one task stay in order.
+/// while the peer does not read, senders wait. A task of the runtime, started by the first `send`,
+/// writes the batch as soon as the senders pause, and receiving on the same connection writes it
+/// before it waits. So a message costs a system call only when it comes alone. The messages of one
+/// task stay in order.
 ///
 /// What `send` has taken goes out even if every clone is dropped, as long as the runtime lives;
 /// [`flush`](Self::flush) waits until the system has it, [`close`](Self::close) until the peer
@@ -48,10 +52,10 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct SharedSender(Arc<Handle>);
+pub struct SharedSender(Arc<Senders>);
 
 /// The senders' end of the queue: when the last clone is gone, the queue is told.
-struct Handle(Arc<Queue>);
+struct Senders(Arc<Queue>);
 
 struct Queue {
     state: Mutex<State>,
@@ -63,7 +67,7 @@ struct Queue {
     started: AtomicBool,
     /// Whether no sender is left.
     over: AtomicBool,
-    /// From here on, whoever closes does the writing.
+    /// Whether nothing more is taken.
     closing: AtomicBool,
     /// One closes at a time.
     turn: tokio::sync::Mutex<()>,
@@ -73,8 +77,8 @@ struct State {
     sender: PipeSender,
     /// How many bytes were taken in all.
     taken: u64,
-    /// The flusher, while it waits until the system takes more.
-    blocked: Option<Waker>,
+    /// Whether the flusher waits until the system takes more.
+    blocked: bool,
 }
 
 impl SharedSender {
@@ -84,7 +88,7 @@ impl SharedSender {
             state: Mutex::new(State {
                 taken: sender.unsent() as u64,
                 sender,
-                blocked: None,
+                blocked: false,
             }),
             shared,
             dirty: Notify::new(),
@@ -96,7 +100,7 @@ impl SharedSender {
         });
         // Nobody else has set it: there is one sender to a connection.
         let _ = queue.shared.queue.0.set(Arc::downgrade(&queue));
-        SharedSender(Arc::new(Handle(queue)))
+        SharedSender(Arc::new(Senders(queue)))
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
@@ -124,7 +128,7 @@ impl SharedSender {
     ///
     /// # Panics
     ///
-    /// The first time, outside of a Tokio runtime.
+    /// Outside of a Tokio runtime, unless there is a task already that writes.
     ///
     /// # Cancel safety
     ///
@@ -157,22 +161,12 @@ impl SharedSender {
     ///
     /// Cancelling loses nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        let queue = self.queue();
-        let taken = queue.lock().taken;
-        queue.start();
-        queue.dirty.notify_one();
-        loop {
-            let mut progress = pin!(queue.progress.notified());
-            progress.as_mut().enable();
-            if queue.has_written(taken)? {
-                return Ok(());
-            }
-            progress.await;
-        }
+        let taken = self.queue().lock().taken;
+        self.queue().written(taken).await
     }
 
     /// Sends what was taken, and ends this direction for all clones when the peer has read
-    /// everything. What the others send or flush from now on is [`Error::Closed`].
+    /// everything. What the others send from now on is [`Error::Closed`].
     ///
     /// # Errors
     ///
@@ -180,26 +174,38 @@ impl SharedSender {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, it may have ended the direction or not: call it again.
+    /// Cancelled, nothing more is taken, and what was goes out all the same. Call it again to know
+    /// when the peer has it.
     pub async fn close(&self) -> Result<(), Error> {
         let queue = self.queue();
-        let blocked = {
-            // Under the lock: from here on the flusher does not write.
-            let mut state = queue.lock();
+        let taken = {
+            let state = queue.lock();
             queue.closing.store(true, Relaxed);
-            state.blocked.take()
+            state.taken
         };
-        if let Some(flusher) = blocked {
-            flusher.wake();
+        // Whoever waits for room is told that there will be none.
+        queue.progress.notify_waiters();
+        let deadline = Instant::now().checked_add(queue.shared.linger);
+        let closed = until(deadline, async {
+            let _turn = queue.turn.lock().await;
+            // By the flusher: nothing is lost when this is cancelled.
+            queue.written(taken).await?;
+            poll_fn(|cx| queue.lock().sender.poll_close_in_time(cx)).await
+        });
+        match closed.await {
+            Some(closed) => closed,
+            None => {
+                let mut state = queue.lock();
+                if state.sender.has_closed() {
+                    // By another clone, at the last moment.
+                    return Ok(());
+                }
+                let error = state.sender.give_up();
+                drop(state);
+                queue.progress.notify_waiters();
+                Err(error)
+            }
         }
-        queue.dirty.notify_one();
-        let _turn = queue.turn.lock().await;
-        poll_fn(|cx| {
-            let closed = queue.lock().sender.poll_close_unpin(cx);
-            queue.progress.notify_waiters();
-            closed
-        })
-        .await
     }
 
     fn queue(&self) -> &Arc<Queue> {
@@ -214,6 +220,8 @@ impl Queue {
 
     /// Takes the message if there is room.
     fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
+        // Panics outside of a runtime: before anything was taken.
+        self.start();
         let mut state = self.lock();
         if self.closing.load(Relaxed) {
             return Err(self.shared.closed());
@@ -224,39 +232,53 @@ impl Queue {
         let before = state.sender.unsent();
         let len = message.len();
         state.sender.start_send_unpin(std::mem::take(message))?;
-        state.taken += (state.sender.unsent() - before).max(len) as u64;
+        state.taken += (HEADER + len) as u64;
         drop(state);
         // Otherwise the flusher knows already: it stops only when there is nothing left.
-        if self.start() || before == 0 {
+        if before == 0 {
             self.dirty.notify_one();
         }
         Ok(true)
     }
 
-    /// Whether the system has the first `taken` bytes; an error if it never will.
-    fn has_written(&self, taken: u64) -> Result<bool, Error> {
-        let state = self.lock();
-        let written = !state.sender.has_failed() && state.written() >= taken;
-        if !written && (state.sender.has_failed() || self.closing.load(Relaxed)) {
-            return Err(self.shared.closed());
+    /// Waits until the system has the first `taken` bytes.
+    async fn written(self: &Arc<Self>, taken: u64) -> Result<(), Error> {
+        loop {
+            let mut progress = pin!(self.progress.notified());
+            // From here on none is missed.
+            progress.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.sender.has_failed() {
+                    return Err(self.shared.closed());
+                }
+                if state.written() >= taken {
+                    return Ok(());
+                }
+            }
+            self.start();
+            progress.await;
         }
-        Ok(written)
     }
 
-    /// Starts the flusher, the first time.
-    fn start(self: &Arc<Self>) -> bool {
-        let first = !self.started.load(Relaxed) && !self.started.swap(true, Relaxed);
-        if first {
-            tokio::spawn(flush_when_dirty(self.clone()));
+    /// Starts the flusher if there is none. Not under the lock: a runtime that is shutting down
+    /// drops it at once.
+    fn start(self: &Arc<Self>) {
+        if self.started.load(Relaxed) {
+            return;
         }
-        first
+        let runtime = Handle::current();
+        if !self.started.swap(true, Relaxed) {
+            self.dirty.notify_one();
+            runtime.spawn(flush_when_dirty(Flusher(self.clone())));
+        }
     }
 }
 
 impl State {
     /// How many bytes of those taken the system has.
     fn written(&self) -> u64 {
-        self.taken - self.sender.unsent() as u64
+        self.taken.saturating_sub(self.sender.unsent() as u64)
     }
 
     /// Whether more has come since the last time, and even more can.
@@ -268,8 +290,9 @@ impl State {
 }
 
 /// Writes the batch whenever the senders pause or have filled it. Ends when there is no sender
-/// any more, or one of them closes.
-async fn flush_when_dirty(queue: Arc<Queue>) {
+/// any more.
+async fn flush_when_dirty(flusher: Flusher) {
+    let queue = &flusher.0;
     loop {
         queue.dirty.notified().await;
         // While more comes, more goes out in one write.
@@ -279,11 +302,11 @@ async fn flush_when_dirty(queue: Arc<Queue>) {
         }
         let flushed = poll_fn(|cx| {
             let mut state = queue.lock();
-            if queue.closing.load(Relaxed) {
+            if state.sender.has_closed() {
                 return Poll::Ready(Ok(()));
             }
             let flushed = state.sender.poll_flush_unpin(cx);
-            state.blocked = flushed.is_pending().then(|| cx.waker().clone());
+            state.blocked = flushed.is_pending();
             drop(state);
             queue.progress.notify_waiters();
             flushed
@@ -292,14 +315,25 @@ async fn flush_when_dirty(queue: Arc<Queue>) {
         if let Err(error) = flushed {
             tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
         }
-        let over = queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0;
-        if over || queue.closing.load(Relaxed) {
+        if queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0 {
             return;
         }
     }
 }
 
-impl Drop for Handle {
+/// The flusher's hold on the queue. When its runtime ends, the next who sends or waits starts
+/// another.
+struct Flusher(Arc<Queue>);
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.0.lock().blocked = false;
+        self.0.started.store(false, Relaxed);
+        self.0.progress.notify_waiters();
+    }
+}
+
+impl Drop for Senders {
     fn drop(&mut self) {
         self.0.over.store(true, Relaxed);
         self.0.dirty.notify_one();
@@ -332,7 +366,7 @@ impl QueueRef {
             return;
         };
         let mut state = queue.lock();
-        if state.sender.unsent() > 0 && state.blocked.is_none() && !queue.closing.load(Relaxed) {
+        if state.sender.unsent() > 0 && !state.blocked {
             // What is left, the flusher will write; a failure, the next sender will be told.
             let _: Poll<_> = state.sender.poll_flush_unpin(cx);
         }
