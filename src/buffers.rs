@@ -121,3 +121,48 @@ impl fmt::Debug for Block {
         write!(f, "Block({} bytes)", self.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_never_becomes_empty_does_not_grow() {
+        let mut block = Block::default();
+        let mut expected = std::collections::VecDeque::new();
+        for round in 0..1000_usize {
+            let piece = [round as u8; 700];
+            block.push(&piece);
+            expected.extend(piece);
+            if block.len() > BLOCK / 2 {
+                let n = 650 + round % 100;
+                assert!(block.as_slice()[..n].iter().eq(expected.iter().take(n)));
+                block.advance(n);
+                expected.drain(..n);
+            }
+            assert_eq!(block.bytes.capacity(), BLOCK);
+        }
+    }
+
+    #[test]
+    fn the_room_is_what_was_asked_for_if_a_block_has_it() {
+        let mut block = Block::default();
+        block.push(&[1; BLOCK - 10]);
+        block.advance(BLOCK - 30);
+        assert!(block.room(1000).remaining_mut() >= 1000);
+        assert_eq!(block.as_slice(), [1; 20]);
+    }
+
+    #[test]
+    fn memory_goes_from_one_block_to_the_next() {
+        let mut first = Block::default();
+        first.push(b"warm");
+        let memory = first.bytes.as_ptr();
+        first.rest();
+        assert_eq!(first.bytes.capacity(), 0);
+        let mut second = Block::default();
+        second.push(b"again");
+        assert_eq!(second.bytes.as_ptr(), memory);
+        assert_eq!(second.as_slice(), b"again");
+    }
+}

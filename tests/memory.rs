@@ -245,6 +245,31 @@ async fn connections_that_wait_after_large_messages_keep_little() {
 }
 
 #[tokio::test]
+async fn a_short_message_after_a_large_one_keeps_little_more_than_its_bytes() {
+    let _alone = alone().await;
+    let (mut client, mut server) = pair().await;
+    let large = sample(MIB, 0);
+    let mut kept = vec![];
+    let measured = Measured::start();
+    for _ in 0..20 {
+        for message in [large.clone(), large.slice(..1)] {
+            // Both come alone, after a wait.
+            assert!(common::stays_pending(&mut server.next()).await);
+            let sending = client.send(message.clone());
+            let (sent, received) = within(async { tokio::join!(sending, server.next()) }).await;
+            sent.unwrap();
+            let received = received.unwrap().unwrap();
+            assert_eq!(received.len(), message.len());
+            if received.len() == 1 {
+                kept.push(received);
+            }
+        }
+    }
+    let (held, allowed) = (measured.kept(), 2 * MIB);
+    assert!(held < allowed, "{held} bytes for 20 messages of 1 byte");
+}
+
+#[tokio::test]
 async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
     let _alone = alone().await;
     for size in [100, KIB + 1, 4 * KIB, 16 * KIB] {

@@ -599,3 +599,53 @@ async fn a_connection_that_waits_busily_lets_other_tasks_run_and_sleeps_when_its
         within(echoing).await.unwrap();
     }
 }
+
+/// Sizes around everything that makes a difference inside, cut into pieces that have nothing to do
+/// with them, received in either way.
+#[tokio::test]
+async fn messages_of_any_sizes_in_pieces_of_any_sizes_arrive_as_they_were_sent() {
+    let sizes = [
+        0, 1, 1019, 1020, 1021, 4096, 16_380, 16_381, 73_724, 73_725, 147_451, 300_000,
+    ];
+    let pieces = [1, 3, 4, 5, 1000, 70_000, 400_000];
+    for seed in 0..40_usize {
+        let (mut raw, mut conn) = hostile_pair(1 << 20).await;
+        let pick = |from: &[usize], n: usize| from[(n * n + n * seed + seed / 3) % from.len()];
+        let messages: Vec<_> = (0..60)
+            // Often some of the same size in a row.
+            .map(|n| sample(pick(&sizes, n / (1 + seed % 4)), n))
+            .collect();
+        let wire: Vec<u8> = messages.iter().flat_map(|it| frame(it)).collect();
+        let sending = async {
+            let (mut rest, mut n) = (&wire[..], 0);
+            while !rest.is_empty() {
+                let (piece, behind) = rest.split_at(pick(&pieces, n).min(rest.len()));
+                raw.write_all(piece).await.unwrap();
+                if (n + seed) % 3 == 0 {
+                    yield_now().await;
+                }
+                (rest, n) = (behind, n + 1);
+                if n % 64 == 0 {
+                    // Long messages in tiny pieces would take for ever.
+                    let (piece, behind) = rest.split_at(rest.len() / 4);
+                    raw.write_all(piece).await.unwrap();
+                    rest = behind;
+                }
+            }
+            drop(raw);
+        };
+        let receiving = async {
+            let mut buf = BytesMut::new();
+            for (n, message) in messages.iter().enumerate() {
+                if (n + seed) % 5 < 3 {
+                    assert_eq!(conn.next().await.unwrap().unwrap(), message, "{seed}");
+                } else {
+                    assert_eq!(conn.recv_into(&mut buf).await.unwrap(), Some(message.len()));
+                    assert_eq!(buf.split(), message, "{seed}");
+                }
+            }
+            assert!(conn.next().await.is_none());
+        };
+        within(async { tokio::join!(sending, receiving) }).await;
+    }
+}

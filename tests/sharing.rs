@@ -190,6 +190,50 @@ async fn closing_ends_at_the_linger_deadline() {
 }
 
 #[tokio::test]
+async fn what_was_sent_goes_out_when_closing_was_cancelled() {
+    let (sender, mut server) = shared().await;
+    let message = sample(10_000, 0);
+    let sent = fill(&sender, &message).await;
+    assert!(stays_pending(&mut Box::pin(sender.close())).await);
+    let error = sender.send("too late".into()).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error}");
+    drop(sender);
+    for _ in 0..sent {
+        assert_eq!(within(server.next()).await.unwrap().unwrap(), message);
+    }
+    assert!(within(server.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn sending_goes_on_when_the_runtime_of_the_first_send_has_ended() {
+    let (client, mut server) = pair().await;
+    let (sender, _receiver) = client.split();
+    let sender = sender.into_shared();
+    let first = sender.clone();
+    let elsewhere = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(first.send("first".into()))
+    });
+    elsewhere.join().unwrap().unwrap();
+    sender.send("second".into()).await.unwrap();
+    within(sender.flush()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "first");
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "second");
+}
+
+#[tokio::test]
+async fn a_first_send_outside_of_a_runtime_panics_and_later_ones_work() {
+    let (sender, mut server) = shared().await;
+    let first = sender.clone();
+    let outside = std::thread::spawn(move || {
+        let _ = futures::FutureExt::now_or_never(first.send("outside".into()));
+    });
+    assert!(outside.join().is_err());
+    sender.send("inside".into()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "inside");
+}
+
+#[tokio::test]
 async fn that_the_peer_has_left_reaches_every_sender() {
     let (sender, server) = shared().await;
     drop(server);
