@@ -14,6 +14,7 @@ pub(crate) const BLOCK: usize = 72 << 10;
 const KEPT: usize = 4;
 
 thread_local! {
+    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 

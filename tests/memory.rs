@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use asyncipc::{Error, MessageCodec, PipeConnection};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use common::{byte_pair, pair, sample, within};
 use futures::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
@@ -292,7 +292,7 @@ async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
 async fn a_small_message_into_a_reused_buffer_allocates_nothing_and_a_large_one_once() {
     let _alone = alone().await;
     let (mut client, mut server) = pair().await;
-    let mut buf = BytesMut::new();
+    let mut buf = bytes::BytesMut::new();
     let large = sample(MIB, 0);
     for size in [64, MIB] {
         let message = large.slice(..size);

@@ -516,19 +516,12 @@ fn the_peer_of_a_runtime_that_is_shut_down_with_operations_in_flight_sees_the_en
                 let _entered = theirs.enter();
                 server.bind().unwrap()
             };
-            let (reading, writing) = ours.block_on(within(async {
-                (
-                    client.connect().await.unwrap(),
-                    client.connect().await.unwrap(),
-                )
-            }));
-            let accept = async {
-                (
-                    server.accept().await.unwrap(),
-                    server.accept().await.unwrap(),
-                )
+            // One after the other: the order of two that wait is the system's.
+            let mut pair = || {
+                let ours = ours.block_on(within(client.connect())).unwrap();
+                (ours, theirs.block_on(within(server.accept())).unwrap())
             };
-            let (first, second) = theirs.block_on(within(accept));
+            let ((reading, first), (writing, second)) = (pair(), pair());
             // A read that nothing comes for, and a write that nobody takes.
             let started = Arc::new(tokio::sync::Semaphore::new(0));
             for (mut conn, send) in [(reading, false), (writing, true)] {

@@ -10,7 +10,7 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::pin::Pin;
 use std::ptr::{null, null_mut};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use windows_sys::Win32::Foundation::{
@@ -57,7 +57,7 @@ unsafe impl Sync for Pending {}
 impl Connecting {
     pub(super) fn new(instance: OwnedHandle) -> io::Result<Self> {
         let pending = Arc::new(Pending::new()?);
-        let error = pending.connect(&instance);
+        let error = pending.connect(&instance)?;
         let mut this = Connecting {
             instance: Some(instance),
             pending: None,
@@ -141,7 +141,7 @@ impl Pending {
     ///
     /// The system cancels what a thread has begun when that thread ends, so this is begun on one
     /// that does not.
-    fn connect(self: &Arc<Self>, instance: &OwnedHandle) -> u32 {
+    fn connect(self: &Arc<Self>, instance: &OwnedHandle) -> io::Result<u32> {
         let (pending, instance) = (self.clone(), instance.as_raw_handle() as usize);
         on_lasting_thread(move || {
             // SAFETY: the caller waits for this, with the handle open; the structure is kept until
@@ -203,19 +203,25 @@ impl Pending {
 }
 
 /// Runs `call` on a thread that lives as long as the process.
-fn on_lasting_thread<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> T {
+fn on_lasting_thread<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     type Call = Box<dyn FnOnce() + Send>;
-    static THREAD: LazyLock<mpsc::Sender<Call>> = LazyLock::new(|| {
-        let (calls, inbox) = mpsc::channel::<Call>();
-        let thread = std::thread::Builder::new().name("asyncipc-listen".into());
-        let body = move || inbox.into_iter().for_each(|call| call());
-        thread.spawn(body).expect("the system has no thread left");
-        calls
-    });
+    static THREAD: OnceLock<mpsc::Sender<Call>> = OnceLock::new();
+    let thread = match THREAD.get() {
+        Some(thread) => thread,
+        None => {
+            let (calls, inbox) = mpsc::channel::<Call>();
+            let thread = std::thread::Builder::new().name("asyncipc-listen".into());
+            thread.spawn(move || inbox.into_iter().for_each(|call| call()))?;
+            // If somebody else was faster, the one made here ends.
+            THREAD.get_or_init(|| calls)
+        }
+    };
     let (answer, answered) = mpsc::sync_channel(1);
     let call = Box::new(move || drop(answer.send(call())));
-    THREAD.send(call).expect("the thread never ends");
-    answered.recv().expect("the thread never ends")
+    thread.send(call).expect("the thread never ends");
+    Ok(answered.recv().expect("the thread never ends"))
 }
 
 /// Called by the system on one of its threads when the event is signalled.
