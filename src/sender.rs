@@ -34,7 +34,7 @@ const MOST_AT_ONCE: usize = 1 << 30;
 /// When this much waits to go out, it does, before more is taken.
 const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 
-/// The half of a [`PipeConnection`] that sends.
+/// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
 ///
 /// Dropping it alone tells the peer nothing: the connection ends when both halves are gone. Use
 /// [`close`](PipeSender::close) to end this direction where the platform can.
@@ -73,17 +73,17 @@ impl PipeSender {
         }
     }
 
-    /// The connection's number, as [`PipeConnection::id`].
+    /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
     pub fn id(&self) -> u64 {
         self.shared.id
     }
 
-    /// The pipe's name, as [`PipeConnection::name`].
+    /// The pipe's name, as [`PipeConnection::name`](crate::PipeConnection::name).
     pub fn name(&self) -> &PipeName {
         &self.shared.name
     }
 
-    /// Asks the system who is at the other end, as [`PipeConnection::peer`].
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`](crate::PipeConnection::peer).
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl PipeSender {
     ///
     /// # Errors
     ///
-    /// As [`PipeConnection::close`].
+    /// As [`PipeConnection::close`](crate::PipeConnection::close).
     ///
     /// # Cancel safety
     ///
@@ -153,7 +153,7 @@ impl PipeSender {
         poll_fn(|cx| self.poll_close(cx)).await
     }
 
-    /// As [`PipeConnection::close_write`].
+    /// As [`PipeConnection::close_write`](crate::PipeConnection::close_write).
     ///
     /// # Errors
     ///
