@@ -108,6 +108,25 @@ pub enum Error {
         /// The server's pipe.
         pipe: PipeName,
     },
+    /// A [`PipeHub`](crate::PipeHub) has no such client, or has it no more.
+    #[error("no client {id} is connected to {pipe}")]
+    #[non_exhaustive]
+    UnknownClient {
+        /// The hub's pipe.
+        pipe: PipeName,
+        /// The client that was asked for.
+        id: u64,
+    },
+    /// As many messages wait for a client of a [`PipeHub`](crate::PipeHub) as may. This one was
+    /// not taken.
+    #[error("the queue of client {id} of {pipe} is full")]
+    #[non_exhaustive]
+    QueueFull {
+        /// The hub's pipe.
+        pipe: PipeName,
+        /// The client that does not read fast enough.
+        id: u64,
+    },
     /// Any other error of the system.
     #[error("{action}: {source}")]
     #[non_exhaustive]
@@ -127,14 +146,14 @@ impl Error {
             Error::InvalidName(_) | Error::InvalidOption { .. } => ErrorKind::InvalidInput,
             Error::ModeMismatch { .. } => ErrorKind::Unsupported,
             Error::NotFound { .. } => ErrorKind::NotFound,
-            Error::Busy { .. } => ErrorKind::WouldBlock,
+            Error::Busy { .. } | Error::QueueFull { .. } => ErrorKind::WouldBlock,
             Error::TimedOut { .. } => ErrorKind::TimedOut,
             Error::AddressInUse { .. } => ErrorKind::AddrInUse,
             Error::AccessDenied { .. } => ErrorKind::PermissionDenied,
             Error::MessageTooLarge { .. } => ErrorKind::InvalidData,
             Error::Truncated { .. } => ErrorKind::UnexpectedEof,
             Error::Closed { .. } => ErrorKind::BrokenPipe,
-            Error::ShutDown { .. } => ErrorKind::NotConnected,
+            Error::ShutDown { .. } | Error::UnknownClient { .. } => ErrorKind::NotConnected,
             Error::Io { source, .. } => source.kind(),
         }
     }

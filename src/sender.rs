@@ -40,7 +40,7 @@ const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 /// [`close`](PipeSender::close) to end this direction where the platform can.
 pub struct PipeSender {
     pub(crate) shared: Arc<Shared>,
-    codec: MessageCodec,
+    pub(crate) codec: MessageCodec,
     /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
     gathers: bool,
     batch: Batch,

@@ -59,7 +59,7 @@ pub struct PipeServer {
     name: PipeName,
     codec: MessageCodec,
     low_latency: Duration,
-    drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
     shutdown: ShutdownHandle,
     shut_down: Pin<Box<WaitForCancellationFutureOwned>>,
     totals: Totals,
@@ -214,7 +214,7 @@ impl FusedStream for PipeServer {
 
 /// Shuts a [`PipeServer`] down: it accepts nobody any more, and a handler loop begins to drain.
 #[derive(Clone, Debug)]
-pub struct ShutdownHandle(CancellationToken);
+pub struct ShutdownHandle(pub(crate) CancellationToken);
 
 impl ShutdownHandle {
     /// Shuts the server down. When the server's `accept` has returned, or its `serve` has begun to

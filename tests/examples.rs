@@ -409,6 +409,28 @@ async fn whoever_does_not_read_is_put_out_of_the_chat_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn the_hub_tells_what_happens_and_answers_and_tells_the_others() {
+    let name = unique_name("example-hub");
+    let mut hub = Running::start(example("hub", &["--name", &name]));
+    assert!(hub.line().await.starts_with("listening on "));
+
+    let mut alice = PipeClient::connect(&name).await.unwrap();
+    let connected = hub.line().await;
+    let (id, _) = connected.split_once(" connected: ").unwrap();
+    let mut bob = PipeClient::connect(&name).await.unwrap();
+    let came = within(alice.next()).await.unwrap().unwrap();
+    assert!(came.ends_with(b" came"), "{came:?}");
+    alice.send(Bytes::from_static(b"hello")).await.unwrap();
+    assert_eq!(within(alice.next()).await.unwrap().unwrap(), "hello");
+    let heard = within(bob.next()).await.unwrap().unwrap();
+    assert_eq!(heard, format!("{id}: hello"));
+    alice.close().await.unwrap();
+    let heard = within(bob.next()).await.unwrap().unwrap();
+    assert_eq!(heard, format!("{id} left"));
+    while hub.line().await != format!("{id} disconnected: it left") {}
+}
+
+#[tokio::test]
 async fn raw_bytes_arrive_as_they_were_sent() {
     let name = unique_name("example-raw");
     let mut receiver = example("raw_bytes", &["receive", "--name", &name])

@@ -1,0 +1,78 @@
+//! Serves all clients from one loop of events: sends back what each says, and tells the others.
+//!
+//! ```text
+//! cargo run --example hub
+//! cargo run --example chat -- --name hub join alice      # in a second terminal
+//! cargo run --example chat -- --name hub join bob        # in a third
+//! ```
+//!
+//! Ctrl-C ends it. A client that does not read is put out when its queue is full, so sending never
+//! waits, and can be done in the loop.
+
+use std::process::ExitCode;
+
+use asyncipc::{Error, Event, HubHandle, Overflow, PipeHub, PipeServer};
+use clap::Parser;
+use futures::StreamExt;
+
+/// Prints what happens to its clients.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen: a logical name, or a full path.
+    #[arg(long, default_value = "hub")]
+    name: String,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: Args) -> Result<(), Error> {
+    let mut hub = PipeHub::builder()
+        .overflow(Overflow::Disconnect)
+        .serve(PipeServer::bind(args.name)?);
+    let clients = hub.handle();
+    let on_ctrl_c = clients.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            on_ctrl_c.shutdown();
+        }
+    });
+    while let Some(event) = hub.next().await {
+        match event {
+            Event::Listening => println!("listening on {}", hub.name()),
+            Event::Connected { id, peer, .. } => {
+                println!("{id} connected: {peer:?}");
+                others(&clients, id, format!("{id} came"));
+            }
+            Event::Received { id, message, .. } => {
+                let text = String::from_utf8_lossy(&message).into_owned();
+                println!("{id} says {text:?}");
+                others(&clients, id, format!("{id}: {text}"));
+                // Whoever has left meanwhile needs no answer.
+                let _ = clients.try_send(id, message);
+            }
+            Event::Sent { id, len, .. } => println!("{id} was sent {len} bytes"),
+            Event::Disconnected { id, reason, .. } => {
+                println!("{id} disconnected: {reason}");
+                let _ = clients.broadcast(format!("{id} left").into());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tells everybody but one. Who has left meanwhile, or is too slow, an event tells.
+fn others(clients: &HubHandle, but: u64, text: String) {
+    for id in clients.clients().into_iter().filter(|id| *id != but) {
+        let _ = clients.try_send(id, text.clone().into());
+    }
+}

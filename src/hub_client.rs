@@ -1,0 +1,243 @@
+use std::collections::VecDeque;
+use std::future::{pending, poll_fn};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::PollSender;
+
+use crate::client::until;
+use crate::hub::Shared;
+use crate::{DisconnectReason, Error, Event, Peer, PipeReceiver, PipeSender};
+
+/// One client of a hub: its end of the connection, its queue, and its events.
+pub(crate) struct HubClient {
+    id: u64,
+    receiver: PipeReceiver,
+    outgoing: Outgoing,
+    outbox: Outbox,
+    end: oneshot::Receiver<DisconnectReason>,
+    entry: Entry,
+}
+
+/// Makes a client known to the hub's handles, and the event that tells of it.
+pub(crate) fn enter(
+    shared: &Arc<Shared>,
+    sender: PipeSender,
+    receiver: PipeReceiver,
+    events: &mpsc::Sender<Event>,
+) -> (Event, HubClient) {
+    let id = sender.id();
+    let peer = sender.peer().unwrap_or(Peer {
+        process_id: None,
+        session_id: None,
+        user: None,
+    });
+    tracing::debug!(pipe = %shared.name, id, peer = peer.process_id, "connected");
+    let (queue, end) = shared.register(id, sender.codec);
+    let client = HubClient {
+        id,
+        receiver,
+        outbox: Outbox {
+            waiting: VecDeque::new(),
+            holds_message: false,
+            bound: queue.max_capacity(),
+            events: PollSender::new(events.clone()),
+        },
+        outgoing: Outgoing {
+            queue,
+            sender,
+            on_its_way: None,
+            open: true,
+        },
+        end,
+        entry: Entry {
+            shared: shared.clone(),
+            id,
+        },
+    };
+    (Event::Connected { id, peer }, client)
+}
+
+impl HubClient {
+    /// Lives the client's life, of which only the first event was told already.
+    pub(crate) async fn run(mut self) {
+        let reason = self.converse().await;
+        let shared = self.entry.shared.clone();
+        if !matches!(
+            reason,
+            DisconnectReason::Failed(_) | DisconnectReason::Overflow
+        ) {
+            let deadline = Instant::now().checked_add(shared.drain_timeout);
+            if until(deadline, self.drain()).await.is_none() {
+                tracing::warn!(pipe = %shared.name, id = self.id, "does not read what it was sent");
+            }
+        }
+
+        // For the handles and the client, it is over before the application hears of it.
+        let HubClient {
+            id,
+            receiver,
+            outgoing,
+            mut outbox,
+            entry,
+            ..
+        } = self;
+        drop((entry, receiver, outgoing));
+        tracing::debug!(pipe = %shared.name, id, %reason, "disconnected");
+        outbox.waiting.push_back(Event::Disconnected { id, reason });
+        while !outbox.waiting.is_empty() {
+            outbox.deliver().await;
+        }
+    }
+
+    /// Sends and receives until there is a reason to end.
+    async fn converse(&mut self) -> DisconnectReason {
+        let id = self.id;
+        loop {
+            tokio::select! {
+                Ok(reason) = &mut self.end => return reason,
+                _ = self.entry.shared.shutdown.requested() => return DisconnectReason::ShutDown,
+                () = self.outbox.deliver() => {}
+                sent = self.outgoing.send_next(), if self.outgoing.open => match sent {
+                    Ok(len) => self.outbox.sent(id, len),
+                    // It has left. What it said before is still to be read.
+                    Err(Error::Closed { .. }) => self.outgoing.close(),
+                    Err(error) => return DisconnectReason::Failed(error),
+                },
+                message = self.receiver.next(), if !self.outbox.holds_message => match message {
+                    Some(Ok(message)) => self.outbox.received(id, message.freeze()),
+                    // Some systems tell apart whether it had read everything before it left.
+                    None | Some(Err(Error::Closed { .. })) => return DisconnectReason::Left,
+                    Some(Err(error)) => return DisconnectReason::Failed(error),
+                },
+            }
+        }
+    }
+
+    /// Sends what waits in the queue, and closes when the client has read it.
+    async fn drain(&mut self) {
+        let id = self.id;
+        let mut sending = self.outgoing.open;
+        self.outgoing.close();
+        while sending {
+            tokio::select! {
+                () = self.outbox.deliver() => {}
+                sent = self.outgoing.send_next() => match sent {
+                    Ok(len) => self.outbox.sent(id, len),
+                    Err(_) => sending = false,
+                },
+            }
+        }
+        let closing = SinkExt::close(&mut self.outgoing.sender);
+        tokio::pin!(closing);
+        loop {
+            tokio::select! {
+                () = self.outbox.deliver() => {}
+                _ = &mut closing => return,
+            }
+        }
+    }
+}
+
+/// The half that sends.
+struct Outgoing {
+    queue: mpsc::Receiver<Bytes>,
+    sender: PipeSender,
+    /// The length of the message that was taken from the queue and is not with the system yet.
+    on_its_way: Option<usize>,
+    /// Whether the queue takes more.
+    open: bool,
+}
+
+impl Outgoing {
+    /// Hands the next message to the system, and says how long it was. Waits for one as long as
+    /// the queue is open; [`Error::Closed`] when there is none and will be none.
+    ///
+    /// Can be cancelled and called again.
+    async fn send_next(&mut self) -> Result<usize, Error> {
+        let len = match self.on_its_way {
+            Some(len) => len,
+            None => {
+                // Before anything is taken: from there on there must be no waiting.
+                poll_fn(|cx| self.sender.poll_ready_unpin(cx)).await?;
+                let next = self.queue.recv().await;
+                let message = next.ok_or_else(|| self.sender.shared.closed())?;
+                let len = message.len();
+                self.sender.start_send_unpin(message)?;
+                *self.on_its_way.insert(len)
+            }
+        };
+        self.sender.flush().await?;
+        self.on_its_way = None;
+        Ok(len)
+    }
+
+    /// Takes nothing more into the queue.
+    fn close(&mut self) {
+        self.queue.close();
+        self.open = false;
+    }
+}
+
+/// Events of this client that the application has no room for yet.
+struct Outbox {
+    waiting: VecDeque<Event>,
+    /// Whether one of them is a message: then no more is read from the client.
+    holds_message: bool,
+    /// How many may wait before messages sent are told together.
+    bound: usize,
+    /// Keeps its place in the line when a wait for room is interrupted.
+    events: PollSender<Event>,
+}
+
+impl Outbox {
+    fn received(&mut self, id: u64, message: Bytes) {
+        self.waiting.push_back(Event::Received { id, message });
+        self.holds_message = true;
+    }
+
+    fn sent(&mut self, id: u64, bytes: usize) {
+        if self.waiting.len() >= self.bound
+            && let Some(Event::Sent { messages, len, .. }) = self.waiting.back_mut()
+        {
+            *messages += 1;
+            *len += bytes;
+            return;
+        }
+        self.waiting.push_back(Event::Sent {
+            id,
+            messages: 1,
+            len: bytes,
+        });
+    }
+
+    /// Gives the next event to the application; waits forever when there is none.
+    ///
+    /// Can be cancelled and called again.
+    async fn deliver(&mut self) {
+        if self.waiting.is_empty() {
+            return pending().await;
+        }
+        let room = poll_fn(|cx| self.events.poll_reserve(cx)).await;
+        if let Some(event) = self.waiting.pop_front() {
+            self.holds_message &= !matches!(event, Event::Received { .. });
+            // If the hub is gone, so is this task in a moment.
+            let _ = room.and_then(|()| self.events.send_item(event));
+        }
+    }
+}
+
+/// That the hub's handles know the client.
+struct Entry {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.shared.remove(self.id);
+    }
+}
