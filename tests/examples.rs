@@ -422,7 +422,11 @@ async fn the_hub_tells_what_happens_and_answers_and_tells_the_others() {
     assert!(came.ends_with(b" came"), "{came:?}");
     alice.send(Bytes::from_static(b"hello")).await.unwrap();
     assert_eq!(within(alice.next()).await.unwrap().unwrap(), "hello");
-    let heard = within(bob.next()).await.unwrap().unwrap();
+    let mut heard = within(bob.next()).await.unwrap().unwrap();
+    if heard == format!("{id} came") {
+        // Bob was faster than the news of Alice.
+        heard = within(bob.next()).await.unwrap().unwrap();
+    }
     assert_eq!(heard, format!("{id}: hello"));
     alice.close().await.unwrap();
     let heard = within(bob.next()).await.unwrap().unwrap();
