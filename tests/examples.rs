@@ -4,12 +4,13 @@ mod common;
 
 use std::process::{Output, Stdio};
 
-use asyncipc::PipeClient;
+use asyncipc::{PipeClient, PipeConnection};
 use bytes::Bytes;
 use common::{under_wine, unique_name, within};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 
 /// An example with its arguments. Cargo builds the examples before it runs all the tests.
 fn example(name: &str, args: &[&str]) -> Command {
@@ -285,16 +286,20 @@ async fn the_echo_client_refuses_a_message_that_is_too_large() {
     }
 }
 
-#[tokio::test]
-async fn the_echo_client_fails_when_the_server_leaves_without_answering() {
-    let name = unique_name("example-leaves");
+/// A client that waits for the echo, and the server's end of its connection.
+async fn echo_client_that_said_hello(what: &str) -> (JoinHandle<Output>, PipeConnection) {
+    let name = unique_name(what);
     let mut server = asyncipc::PipeServer::bind(&name).unwrap();
-    let client = tokio::spawn(run(
-        example("echo_client", &["--name", &name, "hello"]),
-        b"",
-    ));
+    let client = example("echo_client", &["--name", &name, "hello"]);
+    let client = tokio::spawn(run(client, b""));
     let mut conn = within(server.accept()).await.unwrap();
     assert_eq!(within(conn.next()).await.unwrap().unwrap(), "hello");
+    (client, conn)
+}
+
+#[tokio::test]
+async fn the_echo_client_fails_when_the_server_leaves_without_answering() {
+    let (client, conn) = echo_client_that_said_hello("example-leaves").await;
     drop(conn);
     assert_eq!(
         failed(client.await.unwrap()),
@@ -304,14 +309,7 @@ async fn the_echo_client_fails_when_the_server_leaves_without_answering() {
 
 #[tokio::test]
 async fn the_echo_client_fails_when_other_bytes_come_back() {
-    let name = unique_name("example-other");
-    let mut server = asyncipc::PipeServer::bind(&name).unwrap();
-    let client = tokio::spawn(run(
-        example("echo_client", &["--name", &name, "hello"]),
-        b"",
-    ));
-    let mut conn = within(server.accept()).await.unwrap();
-    assert_eq!(within(conn.next()).await.unwrap().unwrap(), "hello");
+    let (client, mut conn) = echo_client_that_said_hello("example-other").await;
     conn.send(Bytes::from_static(b"hallo")).await.unwrap();
     let error = failed(client.await.unwrap());
     assert!(error.contains("other 5 bytes came back"), "{error}");
