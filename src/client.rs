@@ -3,10 +3,11 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::listener::need_runtime;
 use crate::stream::DEFAULT_LINGER;
+use crate::sync::until;
 use crate::sys::{self, ConnectOptions, Unavailable, Waited};
 use crate::{Error, InvalidName, MessageCodec, PipeConnection, PipeName, PipeStream};
 
@@ -116,7 +117,7 @@ impl ClientBuilder {
     }
 
     /// How long a connection waits busily for the next message before it sleeps, asking the
-    /// system again and again: small round trips between two processes become many times faster,
+    /// system again and again: small round trips between two processes become several times as fast,
     /// because nobody needs to be woken. Default zero: not at all.
     ///
     /// This takes processor time while waiting. Other tasks of the runtime have their turn between
@@ -262,14 +263,6 @@ fn timed_out(pipe: PipeName, waited: Duration, reason: &'static str) -> Error {
         action: "connecting to",
         waited,
         reason,
-    }
-}
-
-/// Waits for `future`, or for the deadline if there is one: then `None`.
-pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    match deadline {
-        Some(deadline) => timeout_at(deadline, future).await.ok(),
-        None => Some(future.await),
     }
 }
 

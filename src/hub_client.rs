@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::PollSender;
 
-use crate::client::until;
 use crate::hub::Shared;
+use crate::sync::until;
 use crate::{DisconnectReason, Error, Event, Peer, PipeReceiver, PipeSender};
 
 /// One client of a hub: its end of the connection, its queue, and its events.

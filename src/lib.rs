@@ -19,6 +19,7 @@ mod server;
 mod shared_sender;
 mod stats;
 mod stream;
+mod sync;
 #[allow(unsafe_code)]
 mod sys;
 

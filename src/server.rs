@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::client::until;
 use crate::stats::Totals;
 use crate::stream::DEFAULT_LINGER;
+use crate::sync::until;
 use crate::sys::{Limits, ListenOptions};
 use crate::{
     Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, ServerStats,
@@ -443,7 +443,7 @@ impl ServerBuilder {
     }
 
     /// How long a connection waits busily for the next message before it sleeps, asking the
-    /// system again and again: small round trips between two processes become many times faster,
+    /// system again and again: small round trips between two processes become several times as fast,
     /// because nobody needs to be woken. Default zero: not at all.
     ///
     /// This takes processor time while waiting. Other tasks of the runtime have their turn between

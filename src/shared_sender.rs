@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -15,9 +15,9 @@ use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use crate::client::until;
 use crate::codec::HEADER;
 use crate::connection::Shared;
+use crate::sync::{lock, until};
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
 
 /// A sender that any number of tasks can have a clone of, made by
@@ -155,7 +155,7 @@ impl SharedSender {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] or [`Error::Io`] when writing fails, or has failed.
+    /// [`Error::Closed`] when writing fails, or has failed.
     ///
     /// # Cancel safety
     ///
@@ -215,7 +215,7 @@ impl SharedSender {
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes the message if there is room.

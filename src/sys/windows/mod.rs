@@ -12,7 +12,7 @@ mod stream;
 mod user;
 mod wait;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::lock;
 
 pub(crate) use instance::ListenOptions;
 pub(crate) use listener::Listener;
@@ -21,8 +21,3 @@ pub(crate) use pipe::{Pipe as Messages, is_mode_mismatch};
 pub(crate) use stream::{ConnectOptions, Stream, unavailable};
 pub(crate) use user::current_user;
 pub(crate) use wait::wait_until_free;
-
-/// Locks, also after a panic elsewhere: nothing that is kept under these locks is left half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
