@@ -11,12 +11,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
-use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::TaskTracker;
 
 use super::folder;
+use super::socket::{self, Listening};
 use super::stream::Stream;
 use crate::sys::{Limits, Unavailable};
 use crate::{Access, Error, PipeName};
@@ -38,7 +38,7 @@ pub(crate) struct Listener {
     /// Before the socket itself, so that the file is removed while it still answers, and no other
     /// server takes it for stale.
     _file: SocketFile,
-    io: UnixListener,
+    io: Listening,
     slots: PollSemaphore,
     /// The next client's place, taken before the client is.
     slot: Option<OwnedSemaphorePermit>,
@@ -82,7 +82,7 @@ impl Listener {
         let lock = lock(parent, name)?;
         remove_stale(name, lock.is_some())?;
 
-        let socket = super::nonblocking_socket().map_err(failed)?;
+        let socket = socket::new().map_err(failed)?;
         let address = SockAddr::unix(path).map_err(failed)?;
         socket.bind(&address).map_err(failed)?;
         let file = SocketFile::new(name).map_err(failed)?;
@@ -91,7 +91,7 @@ impl Listener {
         let backlog = limits.backlog.unwrap_or(BACKLOG);
         let backlog = backlog.try_into().unwrap_or(i32::MAX);
         socket.listen(backlog).map_err(failed)?;
-        let io = UnixListener::from_std(socket.into()).map_err(failed)?;
+        let io = Listening::new(socket).map_err(failed)?;
         drop(lock);
 
         let slots = limits.max_connections.min(Semaphore::MAX_PERMITS);
@@ -110,8 +110,8 @@ impl Listener {
             // The semaphore is never closed.
             self.slot = ready!(self.slots.poll_acquire(cx));
         }
-        let (io, _) = ready!(self.io.poll_accept(cx))?;
-        Poll::Ready(Ok(Stream::new(io, self.slot.take())))
+        let socket = ready!(self.io.poll_accept(cx))?;
+        Poll::Ready(Stream::new(socket, self.slot.take()))
     }
 }
 

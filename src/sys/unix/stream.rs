@@ -9,18 +9,17 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use socket2::{SockAddr, SockRef, Socket};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::folder;
 use super::messages::Messages;
+use super::socket::{self, Connected};
+use super::{folder, peer};
 use crate::sys::{Unavailable, Waited};
-use crate::{Error, Peer, PipeName, UserId};
+use crate::{Error, Peer, PipeName};
 
 #[derive(Debug)]
 pub(crate) struct Stream {
-    io: UnixStream,
+    io: Connected,
     /// Set when the peer closed its end with bytes of ours unread, which the system tells once.
     reset: AtomicBool,
     /// The place among the server's connections, free again when this is dropped.
@@ -49,7 +48,7 @@ pub(crate) fn is_mode_mismatch(_: &io::Error) -> bool {
 
 /// Asks once for a connection; the socket does not block.
 pub(super) fn open(path: &Path) -> io::Result<Socket> {
-    let socket = super::nonblocking_socket()?;
+    let socket = socket::new()?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
@@ -66,12 +65,13 @@ pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
 }
 
 impl Stream {
-    pub(super) fn new(io: UnixStream, slot: Option<OwnedSemaphorePermit>) -> Self {
-        Stream {
-            io,
+    /// From a socket that is connected and does not block.
+    pub(super) fn new(socket: Socket, slot: Option<OwnedSemaphorePermit>) -> io::Result<Self> {
+        Ok(Stream {
+            io: Connected::new(socket)?,
             reset: AtomicBool::new(false),
             _slot: slot,
-        }
+        })
     }
 
     /// One attempt, which does not wait.
@@ -82,8 +82,7 @@ impl Stream {
         {
             folder::check(parent)?;
         }
-        let io = UnixStream::from_std(open(path)?.into())?;
-        Ok(Stream::new(io, None))
+        Stream::new(open(path)?, None)
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -93,7 +92,7 @@ impl Stream {
     /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
     pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
         let mut read = Err(io::ErrorKind::WouldBlock.into());
-        let _ = self.io.try_io(Interest::READABLE, || {
+        let _ = self.io.try_read(|| {
             let room = buf.chunk_mut().len();
             read = self.recv(buf);
             // A short read has emptied the socket: forgetting that it was readable saves asking
@@ -145,21 +144,14 @@ impl Stream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.io.poll_write_ready(cx))?;
-            match self.io.try_write_vectored(bufs) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                result => {
-                    if result
-                        .as_ref()
-                        .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
-                    {
-                        self.reset.store(true, Ordering::Relaxed);
-                    }
-                    return Poll::Ready(result);
-                }
-            }
+        let result = ready!(self.io.poll_write_vectored(cx, bufs));
+        if result
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+        {
+            self.reset.store(true, Ordering::Relaxed);
         }
+        Poll::Ready(result)
     }
 
     pub(crate) fn is_write_vectored(&self) -> bool {
@@ -204,22 +196,14 @@ impl Stream {
             pause = (pause * 2).min(Duration::from_millis(10));
         }
         // Linux reports ECONNRESET when the peer closed with bytes unread, and reports it once.
-        if self.reset.load(Ordering::Relaxed) || self.io.take_error()?.is_some() {
+        if self.reset.load(Ordering::Relaxed) || SockRef::from(&self.io).take_error()?.is_some() {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
     }
 
     pub(crate) fn peer(&self) -> io::Result<Peer> {
-        let cred = self.io.peer_cred()?;
-        Ok(Peer {
-            process_id: cred
-                .pid()
-                .and_then(|pid| pid.try_into().ok())
-                .filter(|pid| *pid != 0),
-            session_id: None,
-            user: Some(UserId::new(cred.uid().to_string())),
-        })
+        peer::of(self.as_fd())
     }
 }
 
@@ -231,11 +215,11 @@ impl AsFd for Stream {
 
 /// How many bytes wait in the peer's receive queue.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn unread_by_peer(io: &UnixStream) -> io::Result<usize> {
+fn unread_by_peer(io: &Connected) -> io::Result<usize> {
     let mut unread: libc::c_int = 0;
     // SAFETY: the descriptor is open for as long as `io` is borrowed, and SIOCOUTQ (the same
     // number as TIOCOUTQ, see unix(7)) writes one int.
-    if unsafe { libc::ioctl(io.as_raw_fd(), libc::TIOCOUTQ, &mut unread) } == -1 {
+    if unsafe { libc::ioctl(io.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut unread) } == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(unread.try_into().unwrap_or(0))
@@ -244,7 +228,7 @@ fn unread_by_peer(io: &UnixStream) -> io::Result<usize> {
 /// Other systems do not tell: what was written is in the peer's receive buffer, where it stays
 /// readable after this end is closed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn unread_by_peer(io: &UnixStream) -> io::Result<usize> {
-    let _ = io.as_raw_fd();
+fn unread_by_peer(io: &Connected) -> io::Result<usize> {
+    let _ = io.as_fd().as_raw_fd();
     Ok(0)
 }

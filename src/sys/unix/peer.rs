@@ -1,0 +1,75 @@
+//! Who is at the other end of a socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::{Peer, UserId};
+
+/// The process that connected or listened, and its user, as they were then (SO_PEERCRED, unix(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while borrowed; the system writes at most `len` bytes of plain
+    // integers to what is as long.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut len,
+        )
+    };
+    match result {
+        0 => Ok(peer(Some(credentials.pid), credentials.uid)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The user as it was then (getpeereid(3)); Apple's systems know the process as well.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: the descriptor is open while borrowed; the system writes to the two integers.
+    if unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(peer(process(socket), user))
+}
+
+#[cfg(target_vendor = "apple")]
+fn process(socket: BorrowedFd<'_>) -> Option<libc::pid_t> {
+    let mut process: libc::pid_t = 0;
+    let mut len = size_of::<libc::pid_t>() as libc::socklen_t;
+    // SAFETY: as above, for one integer.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_LOCAL,
+            libc::LOCAL_PEERPID,
+            (&raw mut process).cast(),
+            &mut len,
+        )
+    };
+    (result == 0).then_some(process)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn process(_: BorrowedFd<'_>) -> Option<libc::pid_t> {
+    None
+}
+
+fn peer(process: Option<libc::pid_t>, user: libc::uid_t) -> Peer {
+    Peer {
+        process_id: process
+            .and_then(|it| it.try_into().ok())
+            .filter(|it| *it != 0),
+        session_id: None,
+        user: Some(UserId::new(user.to_string())),
+    }
+}

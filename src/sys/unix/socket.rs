@@ -1,0 +1,262 @@
+//! Sockets that do not block, watched by tokio.
+//!
+//! A socket that is watched for writing wakes its process each time that the peer has read
+//! something: one of two wake-ups of a round trip, and for nothing, unless a write waits. Where
+//! processors have nothing to do it does no harm: whoever is woken by it is awake already when the
+//! answer comes. So the first few connections of a process are watched for both directions, and
+//! further ones for reading only, until a write has to wait.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{LazyLock, Mutex};
+use std::task::{Context, Poll, ready};
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::coop::consume_budget;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::sync::lock;
+
+/// How many connections for each processor are watched for both directions. With one processor,
+/// none: nobody is woken early there by whom he waits for.
+const BOTH_WAYS: usize = 2;
+
+/// How many writes a descriptor is kept for that was made because one had to wait.
+const TWIN_WRITES: u32 = 64;
+
+/// How soon a write is tried again when there is no descriptor left to wait with.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How many pieces a write may have (IOV_MAX).
+const PIECES: usize = 1024;
+
+/// A program that is not in Rust may die of SIGPIPE otherwise. Apple's systems have an option in
+/// its place, which socket2 sets.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: libc::c_int = 0;
+
+/// A socket to listen or connect with.
+pub(super) fn new() -> io::Result<Socket> {
+    // In one call where the system can.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn accept(listening: &Socket) -> io::Result<Socket> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let (socket, _) = listening.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let (socket, _) = listening.accept()?;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+#[allow(deprecated, reason = "its successor is the same, and unsafe")]
+fn watch<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) struct Listening(AsyncFd<Socket>);
+
+impl Listening {
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub(super) fn new(socket: Socket) -> io::Result<Self> {
+        watch(socket, Interest::READABLE).map(Listening)
+    }
+
+    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+        poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
+    }
+}
+
+/// A socket that is connected.
+#[derive(Debug)]
+pub(super) struct Connected {
+    io: AsyncFd<Socket>,
+    both_ways: bool,
+    /// Once a write has had to wait.
+    full: Mutex<Option<Full>>,
+    _counted: Counted,
+}
+
+/// How a write waits for room.
+#[derive(Debug)]
+enum Full {
+    /// By what the socket is watched with anyway.
+    Watched,
+    /// By the same socket again, since a descriptor can be watched in one way only. It is made
+    /// anew after some writes, if it is still needed then.
+    Twin { io: AsyncFd<OwnedFd>, writes: u32 },
+    /// By trying again: no descriptor is left for that.
+    Later(Pin<Box<Sleep>>),
+}
+
+impl Connected {
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub(super) fn new(socket: Socket) -> io::Result<Self> {
+        let counted = Counted::new();
+        let both_ways = counted.are_few();
+        let interest = match both_ways {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        Ok(Connected {
+            io: watch(socket, interest)?,
+            both_ways,
+            full: Mutex::default(),
+            _counted: counted,
+        })
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_read_ready(cx).map_ok(drop)
+    }
+
+    /// Reads if there may be something. When `read` would block, there is nothing any more.
+    pub(super) fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.io.try_io(Interest::READABLE, |_| read())
+    }
+
+    pub(super) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // However fast the peer is, other tasks of the runtime run now and then.
+        ready!(pin!(consume_budget()).poll(cx));
+        let mut full = lock(&self.full);
+        if full.is_none() {
+            match self.write(bufs) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *full = Some(self.wait()),
+                result => return Poll::Ready(result),
+            }
+        }
+        let write = || self.write(bufs);
+        let (result, is_needed) = match full.as_mut() {
+            None | Some(Full::Watched) => {
+                let result = ready!(poll_try(&self.io, Interest::WRITABLE, cx, write));
+                (result, false)
+            }
+            Some(Full::Twin { io, writes }) => {
+                let result = ready!(poll_try(io, Interest::WRITABLE, cx, write));
+                *writes += 1;
+                (result, *writes < TWIN_WRITES)
+            }
+            Some(Full::Later(pause)) => (ready!(poll_later(pause, cx, write)), false),
+        };
+        if !is_needed {
+            *full = None;
+        }
+        Poll::Ready(result)
+    }
+
+    fn write(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let socket = SockRef::from(self);
+        match bufs {
+            [buf] => socket.send_with_flags(buf, NO_SIGNAL),
+            _ => socket.send_vectored_with_flags(&bufs[..bufs.len().min(PIECES)], NO_SIGNAL),
+        }
+    }
+
+    fn wait(&self) -> Full {
+        if self.both_ways {
+            return Full::Watched;
+        }
+        let twin = self.as_fd().try_clone_to_owned();
+        match twin.and_then(|twin| watch(twin, Interest::WRITABLE)) {
+            Ok(io) => Full::Twin { io, writes: 0 },
+            Err(_) => Full::Later(Box::pin(sleep(PAUSE))),
+        }
+    }
+}
+
+impl AsFd for Connected {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.io.get_ref().as_fd()
+    }
+}
+
+/// Tries `f` until it does not block.
+fn poll_try<S: AsRawFd, T>(
+    io: &AsyncFd<S>,
+    interest: Interest,
+    cx: &mut Context<'_>,
+    f: impl Fn() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        let mut ready = ready!(match interest.is_writable() {
+            true => io.poll_write_ready(cx),
+            false => io.poll_read_ready(cx),
+        })?;
+        match f() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
+fn poll_later<T>(
+    pause: &mut Pin<Box<Sleep>>,
+    cx: &mut Context<'_>,
+    f: impl Fn() -> io::Result<T>,
+) -> Poll<io::Result<T>> {
+    loop {
+        ready!(pause.as_mut().poll(cx));
+        match f() {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                pause.as_mut().reset(Instant::now() + PAUSE);
+            }
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
+/// One of the connections of this process.
+#[derive(Debug)]
+struct Counted {
+    before: usize,
+}
+
+static CONNECTED: AtomicUsize = AtomicUsize::new(0);
+
+impl Counted {
+    fn new() -> Self {
+        Counted {
+            before: CONNECTED.fetch_add(1, Relaxed),
+        }
+    }
+
+    fn are_few(&self) -> bool {
+        static FEW: LazyLock<usize> = LazyLock::new(|| match available_parallelism() {
+            Ok(processors) if processors.get() > 1 => BOTH_WAYS * processors.get(),
+            _ => 0,
+        });
+        self.before < *FEW
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        CONNECTED.fetch_sub(1, Relaxed);
+    }
+}
