@@ -8,15 +8,17 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use asyncipc::unix::ServerBuilderExt;
-use asyncipc::{Access, Error, PipeClient, PipeName, PipeServer};
+use asyncipc::{Access, Error, PipeClient, PipeConnection, PipeName, PipeServer};
 use bytes::Bytes;
-use common::{fill, itself, role, run_as, skipped, unique_name, within};
+use common::{fill, itself, pair, role, run_as, sample, skipped, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -649,4 +651,68 @@ async fn a_folder_that_does_not_exist_is_named_as_what_is_missing() {
         error.to_string().contains("its folder does not exist"),
         "{error}"
     );
+}
+
+/// More connections than are watched for writing from the start; each is a client's end and a
+/// server's.
+async fn many_pairs() -> Vec<(PipeConnection, PipeConnection)> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut pairs = Vec::new();
+    for _ in 0..processors + 8 {
+        pairs.push(pair().await);
+    }
+    pairs
+}
+
+/// Sends more than the system keeps, to an end that begins to read when the other has to wait.
+async fn fill_and_read(mut from: PipeConnection, mut to: PipeConnection) {
+    for size in [100_000, 3 << 20, 5, 1 << 20] {
+        let message = sample(size, size);
+        let mut sending = pin!(from.send(message.clone()));
+        if size > 1 << 20 {
+            assert!(sending.as_mut().now_or_never().is_none(), "it took it all");
+        }
+        let (sent, received) = within(async { tokio::join!(sending, to.next()) }).await;
+        sent.unwrap();
+        assert_eq!(received.unwrap().unwrap(), message);
+    }
+}
+
+#[tokio::test]
+async fn a_write_waits_for_its_peer_in_the_first_connection_and_in_the_hundredth() {
+    for (client, server) in many_pairs().await {
+        fill_and_read(client, server).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_waits_for_its_peer_when_no_descriptor_is_left() {
+    let test = "a_write_waits_for_its_peer_when_no_descriptor_is_left";
+    if role().is_none() {
+        return run_as("process", &mut itself(test));
+    }
+    let mut pairs = many_pairs().await;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(3),
+            ..limit
+        },
+    )
+    .unwrap();
+    fs::File::open("/").unwrap_err();
+    let (client, server) = pairs.pop().unwrap();
+    fill_and_read(client, server).await;
+}
+
+#[tokio::test]
+async fn a_writer_that_never_waits_lets_other_tasks_run() {
+    let (mut client, _server) = pair().await;
+    let other = tokio::spawn(async {});
+    for _ in 0..200 {
+        // As many as the system keeps.
+        client.send(Bytes::from_static(b"more")).await.unwrap();
+    }
+    assert!(other.is_finished());
 }
