@@ -110,6 +110,12 @@ impl Block {
     }
 }
 
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.rest();
+    }
+}
+
 fn spare() -> Vec<u8> {
     let spare = SPARE.try_with(|it| it.borrow_mut().pop());
     // An error: the thread is ending.
@@ -165,5 +171,10 @@ mod tests {
         second.push(b"again");
         assert_eq!(second.bytes.as_ptr(), memory);
         assert_eq!(second.as_slice(), b"again");
+        drop(second);
+        let mut third = Block::default();
+        third.push(b"and again");
+        assert_eq!(third.bytes.as_ptr(), memory);
+        assert_eq!(third.as_slice(), b"and again");
     }
 }
