@@ -77,6 +77,9 @@ const EVENTS: usize = 64;
 ///
 /// # Ending
 ///
+/// A client that ends its sending direction has left: what waits in its queue is still sent, and
+/// nothing further.
+///
 /// [`HubHandle::shutdown`] ends it orderly. Dropping the hub ends all connections at once, and
 /// what waits in the queues is lost; no task is left behind.
 ///
