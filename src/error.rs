@@ -1,4 +1,5 @@
 use std::io;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::{InvalidName, PipeName};
@@ -127,6 +128,24 @@ pub enum Error {
         /// The client that does not read fast enough.
         id: u64,
     },
+    /// A worker process ended before it took its end of the channel. Only on Windows: elsewhere the
+    /// connection ends.
+    #[error("the worker on {pipe} ended before it connected: {status}")]
+    #[non_exhaustive]
+    WorkerEnded {
+        /// The channel's pipe.
+        pipe: PipeName,
+        /// How the process ended.
+        status: ExitStatus,
+    },
+    /// This process has no channel to its parent.
+    #[error("no channel to the parent process: {reason}")]
+    #[non_exhaustive]
+    NoChannel {
+        /// Why not: it was started without one, it has taken it already, or the channel is another
+        /// process's.
+        reason: String,
+    },
     /// Any other error of the system.
     #[error("{action}: {source}")]
     #[non_exhaustive]
@@ -145,14 +164,14 @@ impl Error {
         match self {
             Error::InvalidName(_) | Error::InvalidOption { .. } => ErrorKind::InvalidInput,
             Error::ModeMismatch { .. } => ErrorKind::Unsupported,
-            Error::NotFound { .. } => ErrorKind::NotFound,
+            Error::NotFound { .. } | Error::NoChannel { .. } => ErrorKind::NotFound,
             Error::Busy { .. } | Error::QueueFull { .. } => ErrorKind::WouldBlock,
             Error::TimedOut { .. } => ErrorKind::TimedOut,
             Error::AddressInUse { .. } => ErrorKind::AddrInUse,
             Error::AccessDenied { .. } => ErrorKind::PermissionDenied,
             Error::MessageTooLarge { .. } => ErrorKind::InvalidData,
             Error::Truncated { .. } => ErrorKind::UnexpectedEof,
-            Error::Closed { .. } => ErrorKind::BrokenPipe,
+            Error::Closed { .. } | Error::WorkerEnded { .. } => ErrorKind::BrokenPipe,
             Error::ShutDown { .. } | Error::UnknownClient { .. } => ErrorKind::NotConnected,
             Error::Io { source, .. } => source.kind(),
         }

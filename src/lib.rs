@@ -22,6 +22,8 @@ mod stream;
 mod sync;
 #[allow(unsafe_code)]
 mod sys;
+#[cfg(feature = "worker")]
+mod worker;
 
 pub use client::{ClientBuilder, PipeClient};
 pub use codec::MessageCodec;
@@ -39,3 +41,5 @@ pub use shared_sender::SharedSender;
 pub use stats::{ConnectionStats, ServerStats};
 pub use stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
 pub use sys::ext::*;
+#[cfg(feature = "worker")]
+pub use worker::{FromParent, WorkerBuilder};

@@ -66,6 +66,15 @@ impl PipeName {
         })
     }
 
+    /// What a pipe is called that is not found by its name.
+    #[cfg(feature = "worker")]
+    pub(crate) fn as_it_is(path: String) -> Self {
+        PipeName {
+            path: PathBuf::from(path).into(),
+            logical: false,
+        }
+    }
+
     /// The full path of the pipe or socket.
     pub fn as_path(&self) -> &Path {
         &self.path

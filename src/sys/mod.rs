@@ -10,6 +10,8 @@
 //! - `Messages` with `poll_recv`, `start_send`, `poll_flush` and `is_idle`
 //! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
 //! - `current_user`
+//! - worker processes: `channel`, whose ends have `name`, `connected`, `address` and `give_to`, and
+//!   `Inherited` with `find` and `open`
 
 use bytes::BytesMut;
 
@@ -26,6 +28,8 @@ pub(crate) use platform::{
     ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, current_user,
     full_path, is_mode_mismatch, resolve, unavailable, wait_until_free,
 };
+#[cfg(feature = "worker")]
+pub(crate) use platform::{Inherited, channel};
 
 /// Why a server cannot be connected to right now. Anything else is an error for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

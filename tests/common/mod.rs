@@ -129,7 +129,8 @@ pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-const ROLE: &str = "ASYNCIPC_TEST_ROLE";
+/// The variable that has it.
+pub const ROLE: &str = "ASYNCIPC_TEST_ROLE";
 
 /// Whether this runs under Wine, which does not enforce every rule of Windows.
 pub fn under_wine() -> bool {

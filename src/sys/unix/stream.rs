@@ -22,6 +22,8 @@ pub(crate) struct Stream {
     io: Connected,
     /// Set when the peer closed its end with bytes of ours unread, which the system tells once.
     reset: AtomicBool,
+    /// Who is at the other end, where the system would not tell the truth.
+    peer: Option<Box<Peer>>,
     /// The place among the server's connections, free again when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
 }
@@ -70,8 +72,16 @@ impl Stream {
         Ok(Stream {
             io: Connected::new(socket)?,
             reset: AtomicBool::new(false),
+            peer: None,
             _slot: slot,
         })
+    }
+
+    /// Says who is at the other end.
+    #[cfg(feature = "worker")]
+    pub(super) fn with_peer(mut self, peer: Peer) -> Self {
+        self.peer = Some(Box::new(peer));
+        self
     }
 
     /// One attempt, which does not wait.
@@ -203,7 +213,10 @@ impl Stream {
     }
 
     pub(crate) fn peer(&self) -> io::Result<Peer> {
-        peer::of(self.as_fd())
+        match &self.peer {
+            Some(peer) => Ok((**peer).clone()),
+            None => peer::of(self.as_fd()),
+        }
     }
 }
 

@@ -76,6 +76,25 @@ impl Connecting {
         }
         Ok(this)
     }
+
+    /// Stops waiting: the instance, and whether a client came before that.
+    #[cfg(feature = "worker")]
+    pub(super) fn stop(mut self) -> (OwnedHandle, io::Result<()>) {
+        let result = self.cancel();
+        (self.instance.take().expect("it was not ready"), result)
+    }
+
+    /// Ends the system's wait for the client, if there is one, and says how.
+    fn cancel(&mut self) -> io::Result<()> {
+        let (Some(instance), Some(pending)) = (&self.instance, self.pending.take()) else {
+            return std::mem::replace(&mut self.result, Ok(()));
+        };
+        pending.signal().waker = None;
+        // SAFETY: the handle is open, and the operation was started with this structure.
+        unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
+        // Cancelled or complete, it is over in a moment: only then may the structure go.
+        pending.result(instance, true)
+    }
 }
 
 impl Future for Connecting {
@@ -102,14 +121,7 @@ impl Future for Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        let (Some(instance), Some(pending)) = (&self.instance, &self.pending) else {
-            return;
-        };
-        pending.signal().waker = None;
-        // SAFETY: the handle is open, and the operation was started with this structure.
-        unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
-        // Cancelled or complete, it is over in a moment: only then may the structure go.
-        let _ = pending.result(instance, true);
+        let _ = self.cancel();
     }
 }
 

@@ -92,6 +92,8 @@ pub(super) struct Factory {
     path: Vec<u16>,
     options: ListenOptions,
     security: SecurityDescriptor,
+    /// How many instances the system lets anybody make.
+    limit: u32,
 }
 
 impl Factory {
@@ -106,7 +108,15 @@ impl Factory {
             path,
             options: options.clone(),
             security,
+            limit: PIPE_UNLIMITED_INSTANCES,
         })
+    }
+
+    /// Makes one instance, and nobody can make another.
+    #[cfg(feature = "worker")]
+    pub(super) fn single(mut self) -> Self {
+        self.limit = 1;
+        self
     }
 
     /// Makes one instance, to which a client can connect from this moment on.
@@ -139,7 +149,7 @@ impl Factory {
                 self.path.as_ptr(),
                 PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED | first,
                 kind | PIPE_WAIT | remote,
-                PIPE_UNLIMITED_INSTANCES,
+                self.limit,
                 self.options.out_buffer,
                 self.options.in_buffer,
                 self.options.default_wait,

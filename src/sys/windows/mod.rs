@@ -11,6 +11,8 @@ mod pipe;
 mod stream;
 mod user;
 mod wait;
+#[cfg(feature = "worker")]
+mod worker;
 
 use crate::sync::lock;
 
@@ -21,3 +23,5 @@ pub(crate) use pipe::{Pipe as Messages, is_mode_mismatch};
 pub(crate) use stream::{ConnectOptions, Stream, unavailable};
 pub(crate) use user::current_user;
 pub(crate) use wait::wait_until_free;
+#[cfg(feature = "worker")]
+pub(crate) use worker::{Inherited, channel};

@@ -1,0 +1,225 @@
+//! A channel to a child process: a pipe of one instance, under a name that nobody can guess, which
+//! only the child may take.
+
+use std::io;
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::task::yield_now;
+use tokio_util::task::TaskTracker;
+use windows_sys::Wdk::System::Threading::{NtQueryInformationProcess, ProcessBasicInformation};
+use windows_sys::Win32::Foundation::RtlNtStatusToDosError;
+use windows_sys::Win32::Security::Cryptography::ProcessPrng;
+use windows_sys::Win32::System::Pipes::{DisconnectNamedPipe, GetNamedPipeClientProcessId};
+use windows_sys::Win32::System::Threading::{GetCurrentProcess, PROCESS_BASIC_INFORMATION};
+
+use super::connecting::Connecting;
+use super::instance::{Factory, ListenOptions};
+use super::stream::{ConnectOptions, Stream, unavailable};
+use super::wait::wait_until_free;
+use crate::sys::{Unavailable, Waited};
+use crate::{Access, Error, PipeName};
+
+/// Where the system has no wait for a busy pipe, the pause before it is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// This process's end.
+pub(crate) struct ParentEnd {
+    connecting: Connecting,
+    factory: Factory,
+    name: PipeName,
+}
+
+/// Where the child's end is to be had.
+#[derive(Debug)]
+pub(crate) struct ChildEnd {
+    name: PipeName,
+}
+
+/// Where this process's end is to be had.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// The process that made the channel.
+    parent: u32,
+    name: PipeName,
+}
+
+/// Makes the pipe, to which the child can connect from this moment on.
+pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
+    let (parent, random) = (std::process::id(), random());
+    let name = PipeName::as_it_is(format!(r"\\.\pipe\asyncipc-{parent}-{random:032x}"));
+    let options = ListenOptions::default();
+    let factory = Factory::new(name.as_path(), Access::Owner, &options)?.single();
+    let parent = ParentEnd {
+        connecting: Connecting::new(factory.create(true)?)?,
+        factory,
+        name: name.clone(),
+    };
+    Ok((parent, ChildEnd { name }))
+}
+
+impl ParentEnd {
+    pub(crate) fn name(&self) -> &PipeName {
+        &self.name
+    }
+
+    /// Waits until the child has connected, or has ended without. Puts out anybody else.
+    pub(crate) async fn connected(self, child: &mut Child) -> Result<Stream, Error> {
+        // Waiting for the child would close it.
+        let stdin = child.stdin.take();
+        let connected = self.wait_for(child).await;
+        child.stdin = stdin;
+        connected
+    }
+
+    async fn wait_for(mut self, child: &mut Child) -> Result<Stream, Error> {
+        let failed = |e| Error::from_io("cannot wait for the worker on", &self.name, e);
+        let process_id = child.id();
+        loop {
+            let (instance, connected, ended) = tokio::select! {
+                biased;
+                (instance, connected) = &mut self.connecting => (instance, connected, None),
+                ended = child.wait() => {
+                    // It may have connected, and have said something, just before.
+                    let (instance, connected) = self.connecting.stop();
+                    (instance, connected, Some(ended.map_err(failed)?))
+                }
+            };
+            let client = match connected {
+                // Somebody may be so short a guest that the system does not tell.
+                Ok(()) => client_process(&instance).ok(),
+                Err(_) if ended.is_some() => None,
+                Err(error) => return Err(failed(error)),
+            };
+            if client.is_some() && client == process_id {
+                let instance = self.factory.adopt(instance).map_err(failed)?;
+                return Ok(Stream::server(instance, None, TaskTracker::new()));
+            }
+            if let Some(status) = ended {
+                return Err(Error::WorkerEnded {
+                    pipe: self.name.clone(),
+                    status,
+                });
+            }
+            tracing::warn!(pipe = %self.name, client, "not the worker: put out");
+            // SAFETY: the handle is open.
+            if unsafe { DisconnectNamedPipe(instance.as_raw_handle()) } == 0 {
+                return Err(failed(io::Error::last_os_error()));
+            }
+            self.connecting = Connecting::new(instance).map_err(failed)?;
+        }
+    }
+}
+
+impl ChildEnd {
+    /// Where the child finds its end: what [`Inherited::find`] takes.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", std::process::id(), self.name)
+    }
+
+    /// Nothing is inherited: the child connects.
+    pub(crate) fn give_to(&self, _: &mut Command) {}
+}
+
+impl Inherited {
+    /// Looks whether the end can be had, or says why not.
+    pub(crate) fn find(address: &str) -> Result<Self, String> {
+        let parse = |(parent, path): (&str, &str)| {
+            let name = PipeName::new(path).ok()?;
+            Some((parent.parse().ok()?, name))
+        };
+        let Some((parent, name)) = address.split_once(':').and_then(parse) else {
+            return Err(format!("{address:?} is no process with its pipe"));
+        };
+        // The variable is inherited further than it is meant: others would wait in vain.
+        match parent_process() {
+            Ok(own) if own != parent => Err(format!(
+                "{name} is for a process that process {parent} has started itself, and this one \
+                 was started by process {own}"
+            )),
+            Ok(_) => Ok(Inherited { parent, name }),
+            Err(e) => Err(format!("cannot tell which process started this one: {e}")),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &PipeName {
+        &self.name
+    }
+
+    /// Connects to the parent. Waits while somebody else is in the way, who will be put out.
+    pub(crate) async fn open(self) -> Result<Stream, Error> {
+        let options = ConnectOptions::default();
+        let stream = loop {
+            let error = match Stream::connect(&self.name, &options).await {
+                Ok(stream) => break stream,
+                Err(error) => error,
+            };
+            match unavailable(&error) {
+                Some(Unavailable::Busy) => match wait_until_free(&self.name, &options).await {
+                    Waited::Free => yield_now().await,
+                    _ => tokio::time::sleep(PAUSE).await,
+                },
+                Some(Unavailable::Missing) => return Err(Error::NotFound { pipe: self.name }),
+                None => return Err(Error::from_io("cannot connect to", &self.name, error)),
+            }
+        };
+        let server = stream
+            .peer()
+            .map_err(|e| Error::from_io("cannot tell the server of", &self.name, e))?
+            .process_id;
+        if server != Some(self.parent) {
+            return Err(Error::AccessDenied {
+                pipe: self.name,
+                reason: format!(
+                    "its server is process {}, not the parent {}",
+                    server.unwrap_or_default(),
+                    self.parent
+                ),
+            });
+        }
+        Ok(stream)
+    }
+}
+
+/// The process that has connected to an instance.
+fn client_process(instance: &OwnedHandle) -> io::Result<u32> {
+    let mut client = 0;
+    // SAFETY: the handle is open; `client` is written.
+    if unsafe { GetNamedPipeClientProcessId(instance.as_raw_handle(), &mut client) } == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(client)
+}
+
+/// The process that has started this one. It may have ended.
+fn parent_process() -> io::Result<u32> {
+    // SAFETY: a structure of numbers and a pointer, for which zero will do.
+    let mut basic: PROCESS_BASIC_INFORMATION = unsafe { std::mem::zeroed() };
+    let size = size_of_val(&basic) as u32;
+    let mut written = 0;
+    // SAFETY: the pseudo-handle of the process is always valid; the structure's size is given in
+    // bytes, and it is the one of this class.
+    let status = unsafe {
+        NtQueryInformationProcess(
+            GetCurrentProcess(),
+            ProcessBasicInformation,
+            (&raw mut basic).cast(),
+            size,
+            &mut written,
+        )
+    };
+    if status < 0 {
+        // SAFETY: takes a number.
+        let error = unsafe { RtlNtStatusToDosError(status) };
+        return Err(io::Error::from_raw_os_error(error as i32));
+    }
+    Ok(basic.InheritedFromUniqueProcessId as u32)
+}
+
+fn random() -> u128 {
+    let mut bytes = [0; 16];
+    // SAFETY: the buffer's size is given. The call cannot fail, says its documentation.
+    unsafe { ProcessPrng(bytes.as_mut_ptr(), bytes.len()) };
+    u128::from_ne_bytes(bytes)
+}

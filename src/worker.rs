@@ -1,0 +1,348 @@
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use crate::listener::need_runtime;
+use crate::stream::DEFAULT_LINGER;
+use crate::sync::until;
+use crate::sys::{self, Inherited};
+use crate::{Error, MessageCodec, PipeClient, PipeConnection, PipeName, PipeServer, PipeStream};
+
+/// Tells a worker where its end of the channel is.
+const VARIABLE: &str = "ASYNCIPC_CHANNEL";
+
+/// What both ends of a channel can be told.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    codec: MessageCodec,
+    linger: Duration,
+    low_latency: Duration,
+    timeout: Duration,
+}
+
+impl Options {
+    fn new(timeout: Duration) -> Self {
+        Options {
+            codec: MessageCodec::default(),
+            linger: DEFAULT_LINGER,
+            low_latency: Duration::ZERO,
+            timeout,
+        }
+    }
+
+    fn connection(&self, io: sys::Stream, name: PipeName) -> PipeConnection {
+        let stream = PipeStream::new(io, name, self.linger);
+        PipeConnection::new(stream, self.codec).with_low_latency(self.low_latency)
+    }
+}
+
+impl PipeServer {
+    /// Prepares to start `command` as a worker: a child process with a channel of its own to this
+    /// one, which it takes with [`PipeClient::from_parent`]. Needs the feature `worker`.
+    ///
+    /// No other process can take the child's end. On Unix it is one of a pair of sockets without a
+    /// name, which this child alone inherits. On Windows it is a pipe of one instance for the same
+    /// user, with 128 random bits in its name; whoever connects is let in only with the child's
+    /// process id, and the child looks whether its parent serves the pipe.
+    ///
+    /// ```no_run
+    /// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
+    /// use asyncipc::PipeServer;
+    /// use futures::{SinkExt, StreamExt};
+    /// use tokio::process::Command;
+    ///
+    /// let mut command = Command::new("resize-images");
+    /// command.kill_on_drop(true);
+    /// let (mut child, mut conn) = PipeServer::channel_for(&mut command).spawn().await?;
+    /// conn.send("cat.png".into()).await?;
+    /// match conn.next().await {
+    ///     Some(answer) => println!("{:?}", answer?),
+    ///     None => println!("it died: {}", child.wait().await?),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn channel_for(command: &mut Command) -> WorkerBuilder<'_> {
+        WorkerBuilder {
+            command,
+            options: Options::new(Duration::from_secs(30)),
+        }
+    }
+}
+
+/// How to start a worker: made by [`PipeServer::channel_for`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it spawns"]
+pub struct WorkerBuilder<'a> {
+    command: &'a mut Command,
+    options: Options,
+}
+
+impl WorkerBuilder<'_> {
+    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
+    /// [`u32::MAX`]. The worker has a limit of its own.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.options.codec = MessageCodec::new(bytes);
+        self
+    }
+
+    /// How long `close` waits for the worker to take the rest. Default 5 s.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.options.linger = linger;
+        self
+    }
+
+    /// How long the connection waits busily for the next message before it sleeps: see
+    /// [`ServerBuilder::low_latency`](crate::ServerBuilder::low_latency). Default zero: not at all.
+    pub fn low_latency(mut self, limit: Duration) -> Self {
+        self.options.low_latency = limit;
+        self
+    }
+
+    /// How long to wait, on Windows, until the worker has called [`PipeClient::from_parent`].
+    /// Default 30 s; [`Duration::MAX`] waits forever. On Unix there is nothing to wait for.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+
+    /// Starts the child, and gives it its end.
+    ///
+    /// Everything else about the child is as the command says: its standard streams, its
+    /// environment, `kill_on_drop`. Afterwards the command can be used again: for another worker,
+    /// or to start a process without a channel.
+    ///
+    /// On Unix this returns as soon as the program runs. On Windows it returns when the worker has
+    /// connected. There the worker must be the child itself, and not a process which that starts: a
+    /// launcher or a shell in between gets [`Error::WorkerEnded`] at its end. On Unix they may hand
+    /// on the descriptor.
+    ///
+    /// The connection ends when the worker does, however it does, or when it drops its own: `None`,
+    /// or on Unix [`Error::Closed`] when sending to it. [`peer`](PipeConnection::peer) tells the
+    /// child's process; on Unix its user is the one that this process runs as, even if the command
+    /// changes it. The name of the connection is that of the pipe, or on Unix what the system's
+    /// tools call the worker's socket, such as `socket:[4711]`.
+    ///
+    /// # Errors
+    ///
+    /// After any of them, the child is killed.
+    ///
+    /// - [`Error::Io`] with the program's name, when it cannot be started; also outside of a Tokio
+    ///   runtime
+    /// - [`Error::WorkerEnded`]: on Windows, when the child ends without having connected. On Unix
+    ///   the connection ends, and [`Child::wait`] tells how the child did
+    /// - [`Error::TimedOut`]: on Windows, when it has not connected in time
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling kills the child.
+    pub async fn spawn(self) -> Result<(Child, PipeConnection), Error> {
+        let WorkerBuilder { command, options } = self;
+        let program = command.as_std().get_program().to_owned();
+        let failed = |source| Error::Io {
+            action: format!("cannot start {program:?}"),
+            source,
+        };
+        let (parent_end, child_end) = sys::channel().map_err(failed)?;
+        let name = parent_end.name().clone();
+        need_runtime("cannot start a worker on", &name)?;
+
+        child_end.give_to(command);
+        command.env(VARIABLE, child_end.address());
+        let spawned = command.spawn();
+        // Neither this one nor the one that this process was started with is for the next child.
+        command.env_remove(VARIABLE);
+        // Only the child has it now, so its end is the channel's end.
+        drop(child_end);
+        let mut child = Unclaimed(Some(spawned.map_err(failed)?));
+
+        let started = Instant::now();
+        let deadline = started.checked_add(options.timeout);
+        match until(deadline, parent_end.connected(child.get())).await {
+            Some(connected) => {
+                let conn = options.connection(connected?, name);
+                let child = child.claim();
+                tracing::debug!(pipe = %conn.name(), id = conn.id(), process = child.id(), "worker");
+                Ok((child, conn))
+            }
+            None => Err(Error::TimedOut {
+                pipe: name,
+                action: "waiting for the worker on",
+                waited: started.elapsed(),
+                reason: "it has not connected",
+            }),
+        }
+    }
+}
+
+/// A child that is killed unless somebody claims it. The runtime sees to it that it leaves nothing
+/// behind.
+struct Unclaimed(Option<Child>);
+
+impl Unclaimed {
+    fn get(&mut self) -> &mut Child {
+        self.0.as_mut().expect("claimed only at the end")
+    }
+
+    fn claim(mut self) -> Child {
+        self.0.take().expect("claimed once")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // One that has ended already cannot be killed.
+            let _ = child.start_kill();
+        }
+    }
+}
+
+impl PipeClient {
+    /// The channel to the process that has started this one with [`PipeServer::channel_for`]: to be
+    /// awaited, once. Needs the feature `worker`.
+    ///
+    /// Call it before anything else is started: on Unix, a process that is started earlier inherits
+    /// the descriptor, and while it lives the parent does not see this one's end.
+    ///
+    /// ```no_run
+    /// # async fn doc() -> Result<(), asyncipc::Error> {
+    /// use asyncipc::PipeClient;
+    /// use futures::{SinkExt, StreamExt};
+    ///
+    /// let mut conn = PipeClient::from_parent().await?;
+    /// while let Some(job) = conn.next().await {
+    ///     conn.send(job?.freeze()).await?;
+    /// }
+    /// conn.close().await
+    /// # }
+    /// ```
+    pub fn from_parent() -> FromParent {
+        FromParent {
+            options: Options::new(Duration::from_secs(5)),
+        }
+    }
+}
+
+/// A worker's end of its channel, to be awaited: made by [`PipeClient::from_parent`].
+///
+/// The output is an ordinary connection. It ends, with `None`, when the parent drops its own or
+/// ends, however it does.
+///
+/// # Errors
+///
+/// - [`Error::NoChannel`]: this process was not started with a channel, has taken it already, or
+///   has inherited the environment of the process that the channel was for
+/// - [`Error::NotFound`], [`Error::TimedOut`]: on Windows, when the parent has left, or somebody
+///   else is in the way until the timeout
+/// - [`Error::AccessDenied`]: on Windows, when the pipe is not the parent's
+/// - [`Error::Io`], also outside of a Tokio runtime
+///
+/// # Panics
+///
+/// In a Tokio runtime without I/O or time; `enable_all` gives it both.
+///
+/// # Cancel safety
+///
+/// Cancelled before it is done, it can be tried again.
+#[derive(Clone, Debug)]
+#[must_use = "the channel is not taken until this is awaited"]
+pub struct FromParent {
+    options: Options,
+}
+
+impl FromParent {
+    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
+    /// [`u32::MAX`]. The parent has a limit of its own.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.options.codec = MessageCodec::new(bytes);
+        self
+    }
+
+    /// How long `close` waits for the parent to take the rest. Default 5 s.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.options.linger = linger;
+        self
+    }
+
+    /// How long the connection waits busily for the next message before it sleeps: see
+    /// [`ClientBuilder::low_latency`](crate::ClientBuilder::low_latency). Default zero: not at all.
+    pub fn low_latency(mut self, limit: Duration) -> Self {
+        self.options.low_latency = limit;
+        self
+    }
+
+    /// How long to wait, on Windows, while somebody else has connected to the pipe. Default 5 s;
+    /// [`Duration::MAX`] waits forever. On Unix there is nothing to wait for.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = timeout;
+        self
+    }
+
+    async fn take(self) -> Result<PipeConnection, Error> {
+        let no_channel = |reason| Error::NoChannel { reason };
+        let address = std::env::var(VARIABLE)
+            .map_err(|_| no_channel("this process was not started with one".into()))?;
+        let taking = Taking::begin().map_err(no_channel)?;
+        let end = Inherited::find(&address).map_err(no_channel)?;
+        let name = end.name().clone();
+        need_runtime("cannot connect to", &name)?;
+
+        let started = Instant::now();
+        let deadline = started.checked_add(self.options.timeout);
+        match until(deadline, end.open()).await {
+            Some(opened) => {
+                let conn = self.options.connection(opened?, name);
+                taking.done();
+                Ok(conn)
+            }
+            None => Err(Error::TimedOut {
+                pipe: name,
+                action: "connecting to",
+                waited: started.elapsed(),
+                reason: "somebody else is connected",
+            }),
+        }
+    }
+}
+
+impl IntoFuture for FromParent {
+    type Output = Result<PipeConnection, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.take())
+    }
+}
+
+/// Whether this process has taken its channel, or is about to.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// One attempt to take it, which leaves it for another one unless it is `done`.
+struct Taking(());
+
+impl Taking {
+    fn begin() -> Result<Self, String> {
+        match TAKEN.swap(true, Relaxed) {
+            true => Err("this process has taken it already".into()),
+            false => Ok(Taking(())),
+        }
+    }
+
+    fn done(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        TAKEN.store(false, Relaxed);
+    }
+}
