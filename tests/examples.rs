@@ -432,6 +432,53 @@ async fn the_hub_tells_what_happens_and_answers_and_tells_the_others() {
     while hub.line().await != format!("{id} disconnected: it left") {}
 }
 
+#[cfg(feature = "worker")]
+#[tokio::test]
+async fn the_job_of_a_worker_that_crashes_is_done_by_the_next() {
+    let output = succeeded(run(example("worker", &[]), b"").await);
+    let lines: Vec<_> = output.lines().collect();
+    let primes = [168, 303, 430, 550, 669, 783, 900, 1007, 1117, 1229];
+    let mut expected = Vec::new();
+    for (job, primes) in (1..).zip(primes) {
+        if [4, 7, 10].contains(&job) {
+            expected.push(format!("worker ended at job {job}: CODE 101; next in 50ms"));
+        }
+        expected.push(format!("job {job}: {primes} primes below {job}000"));
+    }
+    expected.push("worker dismissed: CODE 0".into());
+    // As std says it on each platform.
+    let code = if cfg!(windows) {
+        "exit code:"
+    } else {
+        "exit status:"
+    };
+    let lines: Vec<_> = lines.iter().map(|it| it.replace(code, "CODE")).collect();
+    assert_eq!(lines, expected);
+}
+
+#[cfg(feature = "worker")]
+#[tokio::test]
+async fn a_job_that_no_worker_survives_is_given_up() {
+    let output = run(example("worker", &["--poison", "2"]), b"").await;
+    let stdout = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines[0], "job 1: 168 primes below 1000");
+    for (line, pause) in lines[1..].iter().zip([50, 100, 200]) {
+        assert!(line.starts_with("worker ended at job 2: "), "{line}");
+        assert!(line.ends_with(&format!("; next in {pause}ms")), "{line}");
+    }
+    assert_eq!(lines.len(), 4, "{stdout}");
+    let error = failed(output);
+    assert!(error.starts_with("4 workers ended at job 2: "), "{error}");
+}
+
+#[cfg(feature = "worker")]
+#[tokio::test]
+async fn the_worker_alone_says_that_it_has_no_channel() {
+    let error = failed(run(example("worker", &["--worker"]), b"").await);
+    assert!(error.starts_with("no channel to the parent"), "{error}");
+}
+
 #[tokio::test]
 async fn raw_bytes_arrive_as_they_were_sent() {
     let name = unique_name("example-raw");
