@@ -133,15 +133,15 @@ async fn plays_its_part() {
             exit(0);
         }
         "ends without a word" => exit(3),
-        "says ready and hangs" => {
+        "says ready and waits" => {
             let mut conn = PipeClient::from_parent().await.unwrap();
             conn.send("ready".into()).await.unwrap();
-            pending().await
+            ended(&mut conn).await;
         }
         "never connects" => {
             let mut test = report().await;
             test.send("here".into()).await.unwrap();
-            pending().await
+            ended(&mut test).await;
         }
         "takes its channel twice" => {
             let mut conn = PipeClient::from_parent().await.unwrap();
@@ -178,7 +178,7 @@ async fn plays_its_part() {
             other.stdin(Stdio::inherit()).kill_on_drop(false);
             let _other = other.spawn().unwrap();
             conn.send("ready".into()).await.unwrap();
-            pending().await
+            ended(&mut conn).await;
         }
         "lives while stdin does" => {
             std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
@@ -272,7 +272,7 @@ async fn what_a_worker_says_before_it_ends_is_read_and_then_the_end() {
 
 #[tokio::test]
 async fn the_parent_sees_the_end_of_a_worker_that_is_killed() {
-    let (mut child, mut conn) = start(&mut program("says ready and hangs")).await;
+    let (mut child, mut conn) = start(&mut program("says ready and waits")).await;
     assert_eq!(said(&mut conn).await, "ready");
     child.start_kill().unwrap();
     ended(&mut conn).await;
