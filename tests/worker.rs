@@ -132,6 +132,13 @@ async fn plays_its_part() {
             conn.send("a word".into()).await.unwrap();
             exit(0);
         }
+        "says a word, and has a report that ends with it" => {
+            let mut test = report().await;
+            let mut conn = PipeClient::from_parent().await.unwrap();
+            conn.send("a word".into()).await.unwrap();
+            test.send("said".into()).await.unwrap();
+            exit(0);
+        }
         "ends without a word" => exit(3),
         "says ready and waits" => {
             let mut conn = PipeClient::from_parent().await.unwrap();
@@ -268,6 +275,37 @@ async fn what_a_worker_says_before_it_ends_is_read_and_then_the_end() {
         assert_eq!(said(&mut conn).await, "a word");
         ended(&mut conn).await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_has_ended_before_the_parent_looks_is_heard_nevertheless() {
+    let (named, name) = std::sync::mpsc::channel();
+    let (ending, end) = std::sync::mpsc::channel();
+    let reporting = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().build().unwrap().block_on(async {
+            let mut reports = Reports::listen();
+            named.send(reports.name.clone()).unwrap();
+            let mut worker = reports.next().await;
+            assert_eq!(said(&mut worker).await, "said");
+            ended(&mut worker).await;
+            ending.send(()).unwrap();
+        });
+    });
+    let mut command = program("says a word, and has a report that ends with it");
+    command.env(REPORT, name.recv_timeout(PATIENCE).unwrap());
+    let mut starting = Box::pin(PipeServer::channel_for(&mut command).spawn());
+    let started = (&mut starting).now_or_never();
+    // This thread, which would do everything else, waits for the worker's end.
+    end.recv_timeout(PATIENCE).unwrap();
+    let started = match started {
+        Some(started) => started,
+        None => within(starting).await,
+    };
+    let (_child, mut conn) = started.unwrap();
+    assert_eq!(said(&mut conn).await, "a word");
+    ended(&mut conn).await;
+    reporting.join().unwrap();
 }
 
 #[tokio::test]
