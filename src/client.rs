@@ -268,6 +268,10 @@ fn timed_out(pipe: PipeName, waited: Duration, reason: &'static str) -> Error {
 
 /// Between half of `pause` and the whole of it, so that clients that met do not meet again.
 fn jitter(pause: Duration) -> Duration {
-    let random = RandomState::new().hash_one(());
-    pause.mul_f64(0.5 + 0.5 * (random as f64 / u64::MAX as f64))
+    pause.mul_f64(0.5 + 0.5 * random())
+}
+
+/// From 0 to 1.
+pub(crate) fn random() -> f64 {
+    RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }

@@ -7,6 +7,8 @@ mod client;
 mod codec;
 mod connection;
 mod delegate;
+#[cfg(feature = "endpoint")]
+mod endpoint;
 mod error;
 mod hub;
 mod hub_client;
@@ -29,6 +31,10 @@ pub use client::{ClientBuilder, PipeClient};
 pub use codec::MessageCodec;
 pub use connection::PipeConnection;
 pub use delegate::PipeDelegate;
+#[cfg(feature = "endpoint")]
+pub use endpoint::{
+    Endpoint, EndpointBuilder, EndpointError, EndpointEvent, EndpointHandle, Envelope,
+};
 pub use error::Error;
 pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub};
 pub use listener::PipeListener;

@@ -1,0 +1,539 @@
+//! Messages between programs that know each other by name.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::stream::{FusedStream, Stream};
+use futures_util::StreamExt;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use crate::sync::lock;
+use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, ShutdownHandle};
+
+mod conversation;
+mod envelope;
+mod error;
+mod handle;
+mod handlers;
+mod link;
+mod outgoing;
+
+pub use envelope::Envelope;
+pub use error::EndpointError;
+pub use handle::EndpointHandle;
+
+use conversation::Conversation;
+use handlers::Handlers;
+
+/// How many events wait for the application. Each connection has one more of its own in hand.
+const EVENTS: usize = 64;
+
+/// How long those are still accepted who are connected as the system sees it, and may have sent
+/// something, when the endpoint is shut down.
+const LAST_CALL: Duration = Duration::from_millis(20);
+
+/// A program with a name: it listens on it, sends messages to others by theirs, and handles what
+/// comes by action and by sender.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::BoxError> {
+/// use asyncipc::{Endpoint, EndpointEvent};
+/// use futures::StreamExt;
+///
+/// let [gui, worker] = ["gui", "worker"].map(|it| format!("doc-{it}-{}", std::process::id()));
+/// let worker = Endpoint::builder(worker)
+///     .on("add", async |message| {
+///         let (a, b): (i32, i32) = message.parse()?;
+///         Ok(a + b)
+///     })
+///     .bind()?;
+/// let mut gui = Endpoint::bind(gui)?;
+///
+/// let sum = gui.handle().request(worker.name(), "add", (2, 3)).await?;
+/// assert_eq!(sum, 5);
+///
+/// // What nobody handles is in the stream.
+/// worker.handle().send(gui.name(), "hello", "from the worker").await?;
+/// assert!(matches!(gui.next().await, Some(EndpointEvent::Ready)));
+/// let Some(EndpointEvent::Message(message)) = gui.next().await else { panic!() };
+/// assert_eq!((message.action.as_str(), &message.data), ("hello", &"from the worker".into()));
+/// # Ok(()) }
+/// ```
+///
+/// # Sending
+///
+/// There is a queue for each name that is sent to. It connects when it is first needed, keeps the
+/// connection, and connects again when that is lost, after pauses that are random and grow. So
+/// neither side has to be there first, and each can be started again. What cannot be delivered
+/// within `give_up_after`, because nobody listens or nobody reads, comes back: as
+/// [`EndpointEvent::Undelivered`], or as the error of the request.
+///
+/// # Handling
+///
+/// A message goes to the handler for its action and to the one for its sender, in this order, if
+/// there are both; to the stream, if there is neither. A request is answered with what the first
+/// of them returns. One that there is no handler for is refused at once, and is not in the stream.
+///
+/// The messages of one connection are handled one after the other, in the order in which they
+/// came; all that another endpoint sends comes on one connection. Requests do not wait for them,
+/// nor for each other: a request begins to be handled when it comes, when all messages before it
+/// were handled or wait for one of them that takes its time. So two programs can ask each other
+/// from within their handlers. Handlers of different connections run side by side.
+///
+/// When `handlers` messages and requests of one connection are being handled or wait for that, no
+/// more is read from it until one is done, and its sender is held back. The same happens when the
+/// application does not read the events.
+///
+/// A handler that fails or panics ends this one message.
+///
+/// # When a program crashes
+///
+/// The order stays in every case. A message is in the sender's hands until the system has taken
+/// all of it.
+///
+/// - The receiver crashes: what the system had taken and it had not read is lost, and so is what
+///   it was handling. Of what was not read, the sender is told on Linux, by
+///   [`EndpointError::Unread`]; others do not know or do not say. The message that was on its way is sent again: if the system had taken all of
+///   it without having said so, and the receiver had handled it, it comes twice.
+/// - The sender crashes: what waits in its queues is lost. The receiver gets no part of a message.
+/// - One of them shuts down and is started again: nothing is lost and nothing comes twice, as long as
+///   both are endpoints and the drain timeout suffices. One that shuts down asks the others to send
+///   no more, and reads what is on its way. Only who connects in the very moment in which it stops
+///   to listen may lose what it sends then, as in a crash.
+///
+/// Whoever has to know that a message was handled makes it a
+/// [`request`](EndpointHandle::request).
+///
+/// # The wire
+///
+/// Envelopes are JSON objects in ordinary frames: the length as 4 bytes, most significant first,
+/// then the JSON. Any program can take part; fields that are not known are ignored.
+///
+/// | | |
+/// |---|---|
+/// | a message | `{"action": "open", "from": "app.gui", "data": …}`; without `data` it is null |
+/// | a request | the same with an `"id"`, a whole number from 0 |
+/// | its reply, on the same connection | `{"action": "open", "from": "app.worker", "reply": id, "data": …}` |
+/// | its refusal | the same with `"error": "text"` in place of `data` |
+/// | shutting down | `{"from": "app.worker", "closing": true}`: send no more on this connection, and end it once all replies are there |
+///
+/// A message that is nothing of this is an [`EndpointEvent::Error`], and the connection goes on.
+/// If it has an `id`, it is refused. A frame that is too long or ends early ends the connection.
+///
+/// # Access
+///
+/// By default only the own user may connect. `from` is what the other side says: among those who
+/// may connect, each can call itself by any name.
+///
+/// # Ending
+///
+/// [`EndpointHandle::shutdown`] ends it orderly. Dropping the endpoint ends everything at once;
+/// what was left is logged. No task is left behind.
+///
+/// # Cancel safety
+///
+/// `next` loses nothing when cancelled.
+#[derive(Debug)]
+#[must_use = "events have to be read for everything to go on"]
+pub struct Endpoint {
+    events: mpsc::Receiver<EndpointEvent>,
+    closed: bool,
+    handle: EndpointHandle,
+    /// The accept loop. The tasks of the connections end by `dropped`.
+    _task: AbortOnDropHandle<()>,
+}
+
+/// What happens at an [`Endpoint`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EndpointEvent {
+    /// It listens on its name. Comes first.
+    Ready,
+    /// A message that there is no handler for.
+    Message(Envelope),
+    /// A message that was accepted by [`send`](EndpointHandle::send) and given up.
+    ///
+    /// The system has not taken all of it, or has not said so in time: only in that case, and
+    /// rarely, the other side may have it nonetheless.
+    #[non_exhaustive]
+    Undelivered {
+        /// The program that it was for.
+        to: String,
+        /// The message.
+        envelope: Envelope,
+        /// Why: [`EndpointError::Undelivered`], or that the endpoint is shut down.
+        error: EndpointError,
+    },
+    /// Something went wrong, and the endpoint goes on.
+    Error(EndpointError),
+    /// It was shut down, and everything has ended. Comes last.
+    Closed,
+}
+
+/// How to be an [`Endpoint`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it binds"]
+pub struct EndpointBuilder {
+    name: String,
+    options: Options,
+    handlers: Handlers,
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    access: Access,
+    verify_server: bool,
+    codec: MessageCodec,
+    queue: usize,
+    give_up_after: Duration,
+    request_timeout: Duration,
+    backoff: (Duration, Duration),
+    handlers: usize,
+    drain_timeout: Duration,
+}
+
+impl EndpointBuilder {
+    /// Calls `handler` for every message with this action, from the first one on.
+    ///
+    /// What it returns is the reply to a request, and is not looked at for other messages. If it
+    /// fails, the request is refused with the error's text; for other messages there is an
+    /// [`EndpointEvent::Error`].
+    ///
+    /// It runs in the task of its connection: what takes the processor for long belongs into
+    /// [`spawn_blocking`](tokio::task::spawn_blocking). It is cancelled when the endpoint is
+    /// dropped, or at the drain timeout.
+    pub fn on<H, F, R>(mut self, action: impl Into<String>, handler: H) -> Self
+    where
+        H: Fn(Envelope) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, BoxError>> + Send + 'static,
+        R: Serialize,
+    {
+        let handler = handlers::handler(handler);
+        self.handlers.on(action.into(), handler);
+        self
+    }
+
+    /// Calls `handler` for every message from the program of this name, from the first one on.
+    /// Otherwise as [`on`](Self::on).
+    ///
+    /// Where there is a handler for the action too, that one is called first, and answers.
+    pub fn on_from<H, F, R>(mut self, name: impl Into<String>, handler: H) -> Self
+    where
+        H: Fn(Envelope) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, BoxError>> + Send + 'static,
+        R: Serialize,
+    {
+        let handler = handlers::handler(handler);
+        self.handlers.on_from(name.into(), handler);
+        self
+    }
+
+    /// Who may connect. Default: the owner alone.
+    pub fn access(mut self, access: Access) -> Self {
+        self.options.access = access;
+        self
+    }
+
+    /// Whether to send only to programs that run as the same user: a name can be taken by anyone
+    /// while its program is not running. Default: no.
+    pub fn verify_server(mut self, verify: bool) -> Self {
+        self.options.verify_server = verify;
+        self
+    }
+
+    /// The longest envelope that is sent or received, as JSON, in bytes. Default 16 MiB. As values
+    /// it takes several times as much memory.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.options.codec = MessageCodec::new(bytes);
+        self
+    }
+
+    /// How many messages may wait for each program that is sent to, at least one. Default 64.
+    pub fn queue(mut self, messages: usize) -> Self {
+        self.options.queue = messages.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// How long a message that was accepted may wait until the system has taken it: for its turn,
+    /// for the other side to be there, and to read. Default 30 s. [`Duration::MAX`]: for ever.
+    pub fn give_up_after(mut self, time: Duration) -> Self {
+        self.options.give_up_after = time;
+        self
+    }
+
+    /// How long [`EndpointHandle::request`] waits for the reply, from its call on. Default 10 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.options.request_timeout = timeout;
+        self
+    }
+
+    /// The pauses between two attempts to reach a program. The first is up to `first` long, and
+    /// each may be twice as long as the one before it, up to `longest`; each is of random length.
+    /// Default 10 ms and 1 s.
+    pub fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.options.backoff = (first, longest.max(first));
+        self
+    }
+
+    /// How many messages and requests of one connection are being handled, or wait for that, at a
+    /// time; at least one. Default 64.
+    pub fn handlers(mut self, messages: usize) -> Self {
+        self.options.handlers = messages.max(1);
+        self
+    }
+
+    /// How long everything may go on after [`EndpointHandle::shutdown`]. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.options.drain_timeout = timeout;
+        self
+    }
+
+    /// Listens on the name. Others can send to it as soon as this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind`](crate::ServerBuilder::bind).
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
+    pub fn bind(self) -> Result<Endpoint, Error> {
+        let EndpointBuilder {
+            name,
+            options,
+            handlers,
+        } = self;
+        let server = PipeServer::builder(&name)
+            .access(options.access)
+            .max_message_size(options.codec.max_message_size())
+            .bind()?;
+        let (events_in, events) = mpsc::channel(EVENTS);
+        let shared = Arc::new(Shared {
+            name,
+            pipe: server.name().clone(),
+            options,
+            handlers: Mutex::new(handlers),
+            queues: Mutex::default(),
+            events: events_in,
+            shutdown: ShutdownHandle(CancellationToken::new()),
+            deaf: CancellationToken::new(),
+            dropped: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            next_id: AtomicU64::new(1),
+        });
+        Ok(Endpoint {
+            events,
+            closed: false,
+            handle: EndpointHandle(shared.clone()),
+            _task: AbortOnDropHandle::new(tokio::spawn(accept(server, shared))),
+        })
+    }
+}
+
+impl Endpoint {
+    /// Listens on `name` with every default and no handler.
+    ///
+    /// # Errors
+    ///
+    /// As [`EndpointBuilder::bind`].
+    pub fn bind(name: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(name).bind()
+    }
+
+    /// Every knob, each with its default. The name is a logical one or a full path, as for a
+    /// [`PipeName`]; a bad one is reported when binding.
+    pub fn builder(name: impl Into<String>) -> EndpointBuilder {
+        EndpointBuilder {
+            name: name.into(),
+            options: Options {
+                access: Access::default(),
+                verify_server: false,
+                codec: MessageCodec::default(),
+                queue: 64,
+                give_up_after: Duration::from_secs(30),
+                request_timeout: Duration::from_secs(10),
+                backoff: (Duration::from_millis(10), Duration::from_secs(1)),
+                handlers: 64,
+                drain_timeout: Duration::from_secs(10),
+            },
+            handlers: Handlers::default(),
+        }
+    }
+
+    /// Its name, as it was given.
+    pub fn name(&self) -> &str {
+        self.handle.name()
+    }
+
+    /// The pipe on which it listens.
+    pub fn pipe(&self) -> &PipeName {
+        self.handle.pipe()
+    }
+
+    /// Sends, from anywhere.
+    pub fn handle(&self) -> EndpointHandle {
+        self.handle.clone()
+    }
+
+    /// Reads the events until the endpoint is shut down, and logs them: for programs that have a
+    /// handler for everything.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling drops the endpoint.
+    pub async fn run(mut self) {
+        while let Some(event) = self.next().await {
+            let endpoint = self.name();
+            match event {
+                EndpointEvent::Ready => tracing::debug!(%endpoint, "ready"),
+                EndpointEvent::Message(Envelope { action, from, .. }) => {
+                    tracing::warn!(%endpoint, %action, %from, "there is no handler for it");
+                }
+                EndpointEvent::Undelivered {
+                    to,
+                    envelope,
+                    error,
+                } => {
+                    let action = &envelope.action;
+                    tracing::warn!(%endpoint, %to, %action, %error, "undelivered");
+                }
+                EndpointEvent::Error(error) => tracing::warn!(%endpoint, %error),
+                EndpointEvent::Closed => tracing::debug!(%endpoint, "closed"),
+            }
+        }
+    }
+}
+
+impl Stream for Endpoint {
+    type Item = EndpointEvent;
+
+    /// What happens next; `None` after [`EndpointEvent::Closed`].
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<EndpointEvent>> {
+        if self.closed {
+            return Poll::Ready(None);
+        }
+        let event = ready!(self.events.poll_recv(cx));
+        self.closed = matches!(event, None | Some(EndpointEvent::Closed));
+        Poll::Ready(event)
+    }
+}
+
+impl FusedStream for Endpoint {
+    fn is_terminated(&self) -> bool {
+        self.closed
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        self.handle.0.dropped.cancel();
+        // For the handles: there is nobody to send for any more.
+        self.handle.shutdown();
+    }
+}
+
+/// What the endpoint, its handles and its tasks have in common.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    pipe: PipeName,
+    options: Options,
+    handlers: Mutex<Handlers>,
+    /// The programs that there is something to send to, or a connection.
+    queues: Mutex<HashMap<PipeName, outgoing::Queue>>,
+    events: mpsc::Sender<EndpointEvent>,
+    /// Done under the lock of `queues`: afterwards, nothing is put into one.
+    shutdown: ShutdownHandle,
+    /// Nobody can connect any more.
+    deaf: CancellationToken,
+    /// Nobody is there any more to read the events: everything ends.
+    dropped: CancellationToken,
+    tasks: TaskTracker,
+    runtime: Handle,
+    next_id: AtomicU64,
+}
+
+impl Shared {
+    /// Runs until it ends, or the endpoint is dropped.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let dropped = self.dropped.clone();
+        let task = async move {
+            tokio::select! {
+                biased;
+                () = dropped.cancelled() => {}
+                () = task => {}
+            }
+        };
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Gives an event to the application, waiting until it has room.
+    async fn tell(&self, event: EndpointEvent) {
+        if let Err(mpsc::error::SendError(event)) = self.events.send(event).await {
+            tracing::warn!(endpoint = %self.name, ?event, "dropped before it was read");
+        }
+    }
+
+    /// Waits until the endpoint is shut down and the drain timeout has passed.
+    async fn drained(&self) {
+        self.deaf.cancelled().await;
+        sleep(self.options.drain_timeout).await;
+    }
+
+    fn shut_down_now(&self) {
+        let _queues = lock(&self.queues);
+        self.shutdown.shutdown();
+    }
+
+    fn shut_down(&self) -> Error {
+        Error::ShutDown {
+            pipe: self.pipe.clone(),
+        }
+    }
+
+    fn handlers(&self) -> MutexGuard<'_, Handlers> {
+        lock(&self.handlers)
+    }
+
+    fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+}
+
+/// Accepts connections until the endpoint is shut down, and ends when all tasks have.
+async fn accept(mut server: PipeServer, shared: Arc<Shared>) {
+    shared.tell(EndpointEvent::Ready).await;
+    let accepting = async {
+        while let Ok(conn) = server.accept().await {
+            let conversation = Conversation::new(shared.clone(), conn, None);
+            shared.spawn(conversation.run());
+        }
+    };
+    let shut_down = async {
+        shared.shutdown.requested().await;
+        sleep(LAST_CALL).await;
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = shut_down => {}
+    }
+    // Frees the name. Only then are the others asked to send no more, or they would come back at
+    // once, and perhaps a moment too late to be accepted.
+    drop(server);
+    shared.deaf.cancel();
+    tracing::debug!(endpoint = %shared.name, tasks = shared.tasks.len(), "draining");
+    shared.tasks.close();
+    shared.tasks.wait().await;
+    shared.tell(EndpointEvent::Closed).await;
+}

@@ -1,0 +1,281 @@
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_core::stream::FusedStream;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until};
+
+use super::envelope::{self, Incoming, Malformed};
+use super::link::Link;
+use super::{EndpointError, EndpointEvent, Envelope, Shared};
+use crate::{BoxError, Error, PipeConnection, PipeReceiver};
+
+/// Reads one connection to its end, and handles what comes.
+pub(super) struct Conversation {
+    endpoint: Arc<Shared>,
+    link: Arc<Link>,
+    receiver: PipeReceiver,
+    /// Who is at the other end, if we have connected to it.
+    to: Option<String>,
+    /// Handled one after the other.
+    messages: VecDeque<BoxFuture<'static, ()>>,
+    /// Handled side by side.
+    requests: FuturesUnordered<BoxFuture<'static, ()>>,
+}
+
+impl Conversation {
+    pub(super) fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>) -> Self {
+        let (sender, receiver) = conn.split();
+        Conversation {
+            endpoint,
+            link: Arc::new(Link::new(sender)),
+            receiver,
+            to,
+            messages: VecDeque::new(),
+            requests: FuturesUnordered::new(),
+        }
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Until the connection has ended and everything that came was handled, or the endpoint is
+    /// shut down and has drained for long enough.
+    pub(super) async fn run(mut self) {
+        let endpoint = self.endpoint.clone();
+        let in_time = tokio::select! {
+            biased;
+            () = self.converse() => true,
+            () = endpoint.drained() => false,
+        };
+        let messages = self.in_hand();
+        if !in_time && messages > 0 {
+            self.messages.clear();
+            self.requests.clear();
+            let error = EndpointError::Unhandled { messages };
+            endpoint.tell(EndpointEvent::Error(error)).await;
+        }
+    }
+
+    async fn converse(&mut self) {
+        // That it has left is no error in itself.
+        if let Err(error) = self.read().await
+            && !matches!(error, Error::Closed { .. })
+        {
+            let event = EndpointEvent::Error(error.into());
+            self.endpoint.tell(event).await;
+        }
+        let mut closed = Ok(());
+        if self.link.gone.is_cancelled() {
+            closed = self.link.left(self.receiver.is_terminated()).await;
+        }
+        while self.in_hand() > 0 {
+            tokio::select! {
+                () = first(&mut self.messages) => drop(self.messages.pop_front()),
+                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+            }
+        }
+        if !self.link.gone.is_cancelled() {
+            closed = self.link.close().await;
+        }
+        self.link.end();
+        let error = match (&self.to, closed) {
+            // Those who have connected to us have only missed replies.
+            (_, Ok(())) | (None, Err(Error::Closed { .. })) => return,
+            (Some(to), Err(Error::Closed { .. })) => EndpointError::Unread { to: to.clone() },
+            (_, Err(error)) => error.into(),
+        };
+        self.endpoint.tell(EndpointEvent::Error(error)).await;
+    }
+
+    /// Reads to the end, or until there is no more reason to.
+    async fn read(&mut self) -> Result<(), Error> {
+        let (mut told, mut done) = (self.to.is_some(), false);
+        loop {
+            let replies = if done {
+                self.link.last_deadline()
+            } else {
+                None
+            };
+            if done && replies.is_none() {
+                return Ok(());
+            }
+            let has_room = self.in_hand() < self.endpoint.options.handlers;
+            tokio::select! {
+                biased;
+                () = self.link.gone.cancelled() => return Ok(()),
+                () = self.link.done.cancelled(), if !done => done = true,
+                () = self.endpoint.deaf.cancelled(), if !told => {
+                    told = true;
+                    self.ask_to_close();
+                }
+                () = first(&mut self.messages) => drop(self.messages.pop_front()),
+                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+                message = self.receiver.next(), if has_room => match message {
+                    Some(Ok(message)) => self.received(&message),
+                    ended => {
+                        if self.to.is_some() {
+                            self.link.end();
+                        }
+                        return ended.map_or(Ok(()), |it| it.map(drop));
+                    }
+                },
+                () = sleep_until(replies.unwrap_or_else(Instant::now)), if replies.is_some() => {}
+            }
+        }
+    }
+
+    /// So that nothing more is on its way when this side ends the connection.
+    fn ask_to_close(&mut self) {
+        let (link, closing) = (self.link.clone(), envelope::closing(&self.endpoint.name));
+        self.requests.push(Box::pin(async move {
+            if let Err(error) = link.write(closing).await {
+                tracing::debug!(%error, "cannot ask the other side to close");
+            }
+        }));
+    }
+
+    fn received(&mut self, message: &[u8]) {
+        let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
+        match Incoming::decode(message) {
+            Ok(Incoming::Message(envelope)) => match envelope.id {
+                None => {
+                    let handling = handle(endpoint, link, envelope);
+                    self.messages.push_back(Box::pin(handling));
+                }
+                Some(_) => self
+                    .requests
+                    .push(Box::pin(handle(endpoint, link, envelope))),
+            },
+            Ok(Incoming::Reply(id, outcome)) => match link.take(id) {
+                Some(asking) => {
+                    let refused = |reason| EndpointError::Refused {
+                        to: asking.to,
+                        action: asking.action,
+                        reason,
+                    };
+                    // Whoever does not wait any more needs none.
+                    let _ = asking.reply.send(outcome.map_err(refused));
+                }
+                None => tracing::debug!(id, "a reply that nobody waits for"),
+            },
+            Ok(Incoming::Closing) => self.link.closing.cancel(),
+            Err(malformed) => {
+                let process_id = self.receiver.peer().ok().and_then(|it| it.process_id);
+                let telling = refuse(endpoint, link, malformed, process_id);
+                self.messages.push_back(Box::pin(telling));
+            }
+        }
+    }
+
+    /// How many messages came and are not handled to the end.
+    fn in_hand(&self) -> usize {
+        self.messages.len() + self.requests.len()
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.link.end();
+        let messages = self.in_hand();
+        if messages > 0 {
+            let endpoint = &self.endpoint.name;
+            tracing::warn!(%endpoint, messages, "dropped while messages were being handled");
+        }
+    }
+}
+
+/// Waits for the first; for ever if there is none.
+async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
+    match messages.front_mut() {
+        Some(message) => message.await,
+        None => pending().await,
+    }
+}
+
+/// Calls whoever is there for the message. The first one answers, if it is a request.
+async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope) {
+    let handlers = endpoint.handlers().find(&envelope);
+    let mut asked = envelope.id;
+    if handlers.is_empty() {
+        match asked {
+            None => endpoint.tell(EndpointEvent::Message(envelope)).await,
+            Some(id) => {
+                let error = "there is no handler for it".into();
+                answer(&endpoint, &link, &envelope.action, id, Err(error)).await;
+            }
+        }
+        return;
+    }
+    for handler in handlers {
+        // The handler itself is called in here too: it may panic before its first await.
+        let handling = AssertUnwindSafe(async { handler(envelope.clone()).await }).catch_unwind();
+        let outcome = handling
+            .await
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        match (asked.take(), outcome) {
+            (Some(id), outcome) => answer(&endpoint, &link, &envelope.action, id, outcome).await,
+            (None, Ok(_)) => {}
+            (None, Err(source)) => {
+                let error = EndpointError::Handler {
+                    action: envelope.action.clone(),
+                    from: envelope.from.clone(),
+                    source,
+                };
+                endpoint.tell(EndpointEvent::Error(error)).await;
+            }
+        }
+    }
+}
+
+/// Replies to a request.
+async fn answer(
+    endpoint: &Shared,
+    link: &Link,
+    action: &str,
+    id: u64,
+    outcome: Result<Value, BoxError>,
+) {
+    let reply = |outcome: Result<&Value, &str>| {
+        link.write(envelope::reply(&endpoint.name, action, id, outcome))
+    };
+    let mut sent = match &outcome {
+        Ok(data) => reply(Ok(data)).await,
+        Err(error) => reply(Err(&error.to_string())).await,
+    };
+    if let Err(error @ Error::MessageTooLarge { .. }) = sent {
+        sent = reply(Err(&error.to_string())).await;
+    }
+    if let Err(error) = sent {
+        tracing::warn!(endpoint = %endpoint.name, %action, %error, "cannot reply");
+    }
+}
+
+/// Tells of a message that is not an envelope, and its sender too if it waits for a reply.
+async fn refuse(
+    endpoint: Arc<Shared>,
+    link: Arc<Link>,
+    malformed: Malformed,
+    process_id: Option<u32>,
+) {
+    let Malformed { reason, id } = malformed;
+    if let Some(id) = id {
+        let error = format!("the message is not an envelope: {reason}").into();
+        answer(&endpoint, &link, "", id, Err(error)).await;
+    }
+    let error = EndpointError::BadEnvelope { process_id, reason };
+    endpoint.tell(EndpointEvent::Error(error)).await;
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> BoxError {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("with no text")).into()
+}

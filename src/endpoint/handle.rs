@@ -1,0 +1,212 @@
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::link::Asking;
+use super::outgoing::Item;
+use super::{EndpointError, Envelope, Shared, handlers};
+use crate::sync::{lock, until};
+use crate::{BoxError, PipeName};
+
+/// Sends to other programs by name, and says who handles what comes from them. Any number of tasks
+/// can have one, handlers too.
+///
+/// It does not keep the [`Endpoint`](crate::Endpoint) alive.
+#[derive(Clone, Debug)]
+pub struct EndpointHandle(pub(super) Arc<Shared>);
+
+impl EndpointHandle {
+    /// The endpoint's own name, as it was given: what the others find in
+    /// [`from`](Envelope::from).
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The pipe on which the endpoint listens.
+    pub fn pipe(&self) -> &PipeName {
+        &self.0.pipe
+    }
+
+    /// Accepts a message for the program of this name, from where it goes out by itself: at once,
+    /// or when the other side is there. What could not be delivered within `give_up_after` comes
+    /// back as [`EndpointEvent::Undelivered`](crate::EndpointEvent::Undelivered).
+    ///
+    /// Waits for room in the queue of this destination, for up to `give_up_after`. Whoever waits
+    /// here in the task that reads the events reads none meanwhile: use
+    /// [`try_send`](Self::try_send) there.
+    ///
+    /// The messages of one task to one name are delivered in the order of its calls.
+    ///
+    /// # Errors
+    ///
+    /// - [`EndpointError::QueueFull`]: there was no room in all that time
+    /// - [`EndpointError::Data`]: the data is nothing that JSON has a place for
+    /// - [`EndpointError::Pipe`]: the name breaks a rule, the message is above the limit, or the
+    ///   endpoint is shut down
+    ///
+    /// Then nothing was sent, nor will be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, it has accepted nothing.
+    pub async fn send(
+        &self,
+        to: &str,
+        action: &str,
+        data: impl Serialize,
+    ) -> Result<(), EndpointError> {
+        let item = self.item(action, data, None)?;
+        self.0.enqueue(to, item).await.map(drop)
+    }
+
+    /// As [`send`](Self::send), without ever waiting.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn try_send(
+        &self,
+        to: &str,
+        action: &str,
+        data: impl Serialize,
+    ) -> Result<(), EndpointError> {
+        let item = self.item(action, data, None)?;
+        self.0.try_enqueue(to, item)
+    }
+
+    /// Sends a message and waits for what its handler there returns, for up to the endpoint's
+    /// `request_timeout`.
+    ///
+    /// It has its place in the queue among the messages to the same program. Once sent, it is not
+    /// sent again: when the connection ends before the reply, that is an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send), and
+    ///
+    /// - [`EndpointError::Refused`]: the other side's handler failed, or it has none for this
+    /// - [`EndpointError::NoReply`]: not within the time
+    /// - [`EndpointError::Undelivered`]: `give_up_after` was over first, or the endpoint has ended
+    /// - [`EndpointError::Unanswered`]: the other side left; it may have handled the request
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, it may have been sent or not. Its reply is thrown away.
+    pub async fn request(
+        &self,
+        to: &str,
+        action: &str,
+        data: impl Serialize,
+    ) -> Result<Value, EndpointError> {
+        let timeout = self.0.options.request_timeout;
+        self.request_within(timeout, to, action, data).await
+    }
+
+    /// As [`request`](Self::request), with a time of its own. [`Duration::MAX`] waits for ever.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same.
+    pub async fn request_within(
+        &self,
+        timeout: Duration,
+        to: &str,
+        action: &str,
+        data: impl Serialize,
+    ) -> Result<Value, EndpointError> {
+        let started = Instant::now();
+        let deadline = started.checked_add(timeout);
+        let (reply, replied) = oneshot::channel();
+        let asking = Asking {
+            to: to.into(),
+            action: action.into(),
+            reply,
+            deadline,
+        };
+        let item = self.item(action, data, Some(asking))?;
+        let mut trouble = None;
+        let asked = async {
+            trouble = Some(self.0.enqueue(to, item).await?);
+            replied.await.unwrap_or_else(|_| {
+                Err(EndpointError::Unanswered {
+                    to: to.into(),
+                    action: action.into(),
+                })
+            })
+        };
+        if let Some(outcome) = until(deadline, asked).await {
+            return outcome;
+        }
+        let reason = match trouble {
+            None => Some("as many messages wait for it as may".into()),
+            Some(trouble) => lock(&trouble).clone(),
+        };
+        Err(EndpointError::NoReply {
+            to: to.into(),
+            action: action.into(),
+            waited: started.elapsed(),
+            reason: reason.unwrap_or_else(|| "it has the request".into()),
+        })
+    }
+
+    /// Calls `handler` for every message with this action, in place of the one that was there for
+    /// it before. As [`EndpointBuilder::on`](crate::EndpointBuilder::on), which misses nothing.
+    pub fn on<H, F, R>(&self, action: impl Into<String>, handler: H)
+    where
+        H: Fn(Envelope) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, BoxError>> + Send + 'static,
+        R: Serialize,
+    {
+        let handler = handlers::handler(handler);
+        self.0.handlers().on(action.into(), handler);
+    }
+
+    /// Calls `handler` for every message from the program of this name, in place of the one that
+    /// was there for it before. As [`EndpointBuilder::on_from`](crate::EndpointBuilder::on_from),
+    /// which misses nothing.
+    pub fn on_from<H, F, R>(&self, name: impl Into<String>, handler: H)
+    where
+        H: Fn(Envelope) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<R, BoxError>> + Send + 'static,
+        R: Serialize,
+    {
+        let handler = handlers::handler(handler);
+        self.0.handlers().on_from(name.into(), handler);
+    }
+
+    /// Shuts the endpoint down. Does not wait:
+    /// [`EndpointEvent::Closed`](crate::EndpointEvent::Closed) says when it is done.
+    ///
+    /// Nobody is accepted, and nothing new can be sent. Those who are connected are asked to send
+    /// no more; what they have sent is handled, and what was accepted for sending goes out, for
+    /// up to `drain_timeout`. The rest is told by events.
+    pub fn shutdown(&self) {
+        self.0.shut_down_now();
+    }
+
+    fn item(
+        &self,
+        action: &str,
+        data: impl Serialize,
+        asking: Option<Asking>,
+    ) -> Result<Item, EndpointError> {
+        let id = asking.is_some().then(|| self.0.next_id());
+        let envelope = Envelope::new(&self.0.name, action, data, id)?;
+        let frame = envelope.encode();
+        self.0.options.codec.header(frame.len())?;
+        Ok(Item {
+            envelope,
+            frame,
+            asking,
+        })
+    }
+}

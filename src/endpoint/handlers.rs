@@ -1,0 +1,61 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Envelope;
+use crate::BoxError;
+
+pub(super) type Handler =
+    Arc<dyn Fn(Envelope) -> BoxFuture<'static, Result<Value, BoxError>> + Send + Sync>;
+
+/// Who handles what.
+#[derive(Clone, Default)]
+pub(super) struct Handlers {
+    by_action: HashMap<String, Handler>,
+    by_sender: HashMap<String, Handler>,
+}
+
+impl Handlers {
+    pub(super) fn on(&mut self, action: String, handler: Handler) {
+        self.by_action.insert(action, handler);
+    }
+
+    pub(super) fn on_from(&mut self, name: String, handler: Handler) {
+        self.by_sender.insert(name, handler);
+    }
+
+    /// The one for the action first.
+    pub(super) fn find(&self, envelope: &Envelope) -> Vec<Handler> {
+        let by_action = self.by_action.get(&envelope.action);
+        let by_sender = self.by_sender.get(&envelope.from);
+        by_action.into_iter().chain(by_sender).cloned().collect()
+    }
+}
+
+/// Handlers of all types as one type.
+pub(super) fn handler<H, F, R>(handler: H) -> Handler
+where
+    H: Fn(Envelope) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<R, BoxError>> + Send + 'static,
+    R: Serialize,
+{
+    Arc::new(move |envelope| {
+        let handling = handler(envelope);
+        async move { Ok(serde_json::to_value(handling.await?)?) }.boxed()
+    })
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handlers")
+            .field("actions", &self.by_action.keys())
+            .field("senders", &self.by_sender.keys())
+            .finish()
+    }
+}

@@ -1,0 +1,175 @@
+//! What a connection's two sides share: the one that reads it, and the one that sends to it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::SinkExt;
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::EndpointError;
+use crate::sync::lock;
+use crate::{Error, PipeName, PipeSender};
+
+/// What a request is answered with. Nothing: the connection ended.
+pub(super) type Outcome = Result<Value, EndpointError>;
+
+/// Whoever waits for the reply to a request.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) to: String,
+    pub(super) action: String,
+    pub(super) reply: oneshot::Sender<Outcome>,
+    /// `None`: for ever.
+    pub(super) deadline: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    pipe: PipeName,
+    writer: tokio::sync::Mutex<PipeSender>,
+    pending: Mutex<Pending>,
+    /// The other side asks to be sent nothing more.
+    pub(super) closing: CancellationToken,
+    /// This side sends nothing more: the connection ends when every reply has come.
+    pub(super) done: CancellationToken,
+    /// The connection is of no more use.
+    pub(super) gone: CancellationToken,
+}
+
+/// Requests without a reply, by their number.
+#[derive(Debug, Default)]
+struct Pending {
+    requests: HashMap<u64, Pended>,
+    /// As soon as there are so many, those that nobody waits for any more are looked for.
+    tidy_at: usize,
+}
+
+#[derive(Debug)]
+struct Pended {
+    asking: Asking,
+    /// Whether the system has it. If it has not, it goes out again over another connection.
+    sent: bool,
+}
+
+impl Pended {
+    fn is_waited_for(&self) -> bool {
+        let deadline = self.asking.deadline;
+        !self.asking.reply.is_closed() && deadline.is_none_or(|it| it > Instant::now())
+    }
+}
+
+impl Link {
+    pub(super) fn new(sender: PipeSender) -> Self {
+        Link {
+            pipe: sender.name().clone(),
+            writer: tokio::sync::Mutex::new(sender),
+            pending: Mutex::default(),
+            closing: CancellationToken::new(),
+            done: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        }
+    }
+
+    /// Whether nothing more is to be sent on it.
+    pub(super) fn is_over(&self) -> bool {
+        self.closing.is_cancelled() || self.gone.is_cancelled()
+    }
+
+    pub(super) async fn over(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.gone.cancelled() => {}
+        }
+    }
+
+    /// Waits until the system has the message.
+    ///
+    /// Cancelled, it may have taken a part: the connection is `gone` then, or goes on to be
+    /// written to.
+    pub(super) async fn write(&self, message: Bytes) -> Result<(), Error> {
+        let writing = async { self.writer.lock().await.send(message).await };
+        tokio::select! {
+            biased;
+            () = self.gone.cancelled() => Err(Error::Closed { pipe: self.pipe.clone() }),
+            written = writing => written,
+        }
+    }
+
+    /// Waits until the other side has read everything.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        SinkExt::close(&mut *self.writer.lock().await).await
+    }
+
+    /// [`Error::Closed`] if the other side has left, and may not have read everything.
+    pub(super) async fn left(&self, has_left: bool) -> Result<(), Error> {
+        let mut writer = self.writer.lock().await;
+        if writer.has_failed() || (has_left && writer.unsent() > 0) {
+            return Err(Error::Closed {
+                pipe: self.pipe.clone(),
+            });
+        }
+        match has_left {
+            // The system may know.
+            true => SinkExt::close(&mut *writer).await,
+            false => Ok(()),
+        }
+    }
+
+    /// A request that is about to be sent.
+    pub(super) fn expect(&self, id: u64, asking: Asking) {
+        let mut pending = self.pending();
+        if pending.requests.len() >= pending.tidy_at {
+            pending.requests.retain(|_, it| it.is_waited_for());
+            pending.tidy_at = 2 * pending.requests.len() + 16;
+        }
+        let pended = Pended {
+            asking,
+            sent: false,
+        };
+        pending.requests.insert(id, pended);
+    }
+
+    /// The request has been sent: its reply comes over this connection, or not at all.
+    pub(super) fn sent(&self, id: u64) {
+        let mut pending = self.pending();
+        if self.gone.is_cancelled() {
+            pending.requests.remove(&id);
+        } else if let Some(pended) = pending.requests.get_mut(&id) {
+            pended.sent = true;
+        }
+    }
+
+    /// The request has not been sent, or its reply is there.
+    pub(super) fn take(&self, id: u64) -> Option<Asking> {
+        Some(self.pending().requests.remove(&id)?.asking)
+    }
+
+    /// No reply comes any more. For requests of which the system has no more than a part, their
+    /// sender sees to it.
+    pub(super) fn end(&self) {
+        self.gone.cancel();
+        self.pending().requests.retain(|_, it| !it.sent);
+    }
+
+    /// When the last of those who wait for a reply gives up. Nobody waits: `None`. They wait for
+    /// ever: a time that is far away.
+    pub(super) fn last_deadline(&self) -> Option<Instant> {
+        let mut pending = self.pending();
+        pending.requests.retain(|_, it| it.is_waited_for());
+        let deadlines = pending.requests.values().map(|it| it.asking.deadline);
+        deadlines.map(|it| it.unwrap_or_else(far_away)).max()
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.pending)
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}

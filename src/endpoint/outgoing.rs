@@ -1,0 +1,345 @@
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, sleep};
+
+use super::conversation::Conversation;
+use super::link::{Asking, Link};
+use super::{EndpointError, EndpointEvent, Envelope, Shared};
+use crate::client::random;
+use crate::sync::{lock, until};
+use crate::{Error, PipeClient, PipeName};
+
+/// A message that was accepted for sending.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) envelope: Envelope,
+    pub(super) frame: Bytes,
+    /// Who waits for the reply, if it is a request.
+    pub(super) asking: Option<Asking>,
+}
+
+/// What the handles need of a program that there is something to send to, or a connection.
+#[derive(Debug)]
+pub(super) struct Queue {
+    items: mpsc::Sender<Accepted>,
+    trouble: Trouble,
+}
+
+/// Why a program is not sent to at the moment. For people.
+pub(super) type Trouble = Arc<Mutex<Option<String>>>;
+
+/// What became of a message that was to be put into a queue.
+enum Pushed {
+    Taken(Trouble),
+    /// There is no room at the moment.
+    Full(Item, mpsc::Sender<Accepted>),
+}
+
+#[derive(Debug)]
+struct Accepted {
+    item: Item,
+    since: Instant,
+}
+
+/// Sends to one program: what waits for it, and the connection.
+struct Destination {
+    endpoint: Arc<Shared>,
+    to: String,
+    pipe: PipeName,
+    queue: mpsc::Receiver<Accepted>,
+    /// Taken from the queue and not with the system yet.
+    current: Option<Accepted>,
+    link: Option<Arc<Link>>,
+    trouble: Trouble,
+}
+
+impl Shared {
+    /// Takes a message for sending, waiting for room.
+    pub(super) async fn enqueue(
+        self: &Arc<Self>,
+        to: &str,
+        mut item: Item,
+    ) -> Result<Trouble, EndpointError> {
+        let pipe = PipeName::new(to)?;
+        let deadline = Instant::now().checked_add(self.options.give_up_after);
+        loop {
+            let items = match self.push(to, &pipe, item)? {
+                Pushed::Taken(trouble) => return Ok(trouble),
+                Pushed::Full(given_back, items) => {
+                    item = given_back;
+                    items
+                }
+            };
+            // The room may be somebody else's before the next attempt, or the queue has ended.
+            if until(deadline, items.reserve()).await.is_none() {
+                return Err(self.full(to));
+            }
+        }
+    }
+
+    /// As [`enqueue`](Self::enqueue), without waiting.
+    pub(super) fn try_enqueue(self: &Arc<Self>, to: &str, item: Item) -> Result<(), EndpointError> {
+        match self.push(to, &PipeName::new(to)?, item)? {
+            Pushed::Taken(_) => Ok(()),
+            Pushed::Full(..) => Err(self.full(to)),
+        }
+    }
+
+    fn push(
+        self: &Arc<Self>,
+        to: &str,
+        pipe: &PipeName,
+        item: Item,
+    ) -> Result<Pushed, EndpointError> {
+        // Under the lock, so that no queue ends while something is put into it.
+        let mut queues = lock(&self.queues);
+        if self.shutdown.is_shut_down() {
+            return Err(self.shut_down().into());
+        }
+        let queue = match queues.entry(pipe.clone()) {
+            Entry::Occupied(queue) => queue.into_mut(),
+            Entry::Vacant(place) => place.insert(self.start(to, pipe)),
+        };
+        let since = Instant::now();
+        Ok(match queue.items.try_send(Accepted { item, since }) {
+            Ok(()) => Pushed::Taken(queue.trouble.clone()),
+            Err(TrySendError::Full(it) | TrySendError::Closed(it)) => {
+                Pushed::Full(it.item, queue.items.clone())
+            }
+        })
+    }
+
+    fn start(self: &Arc<Self>, to: &str, pipe: &PipeName) -> Queue {
+        let (items, queue) = mpsc::channel(self.options.queue);
+        let trouble = Trouble::default();
+        let destination = Destination {
+            endpoint: self.clone(),
+            to: to.into(),
+            pipe: pipe.clone(),
+            queue,
+            current: None,
+            link: None,
+            trouble: trouble.clone(),
+        };
+        self.spawn(destination.run());
+        Queue { items, trouble }
+    }
+
+    fn full(&self, to: &str) -> EndpointError {
+        EndpointError::QueueFull {
+            to: to.into(),
+            messages: self.options.queue,
+        }
+    }
+}
+
+impl Destination {
+    /// Until nothing waits and nobody is connected, or the endpoint is shut down and has drained.
+    async fn run(mut self) {
+        let endpoint = self.endpoint.clone();
+        tokio::select! {
+            () = self.deliver_all() => return,
+            () = endpoint.drained() => {}
+        }
+        self.cut();
+        while let Some(accepted) = self.current.take().or_else(|| self.queue.try_recv().ok()) {
+            self.give_back(accepted, endpoint.shut_down().into()).await;
+        }
+    }
+
+    async fn deliver_all(&mut self) {
+        while self.take_next().await {
+            let deadline = self.deadline();
+            if until(deadline, self.deliver()).await.is_none() {
+                self.give_up().await;
+            }
+        }
+        self.finish();
+    }
+
+    /// Waits for the next message; `false` if there will be none.
+    async fn take_next(&mut self) -> bool {
+        loop {
+            if self.link.as_ref().is_some_and(|it| it.is_over()) {
+                self.finish();
+            }
+            if self.link.is_none() && self.leaves() {
+                return false;
+            }
+            let next = tokio::select! {
+                biased;
+                Some(accepted) = self.queue.recv() => Some(accepted),
+                // From here on, nothing more is put into the queue.
+                () = self.endpoint.shutdown.requested() => self.queue.try_recv().ok(),
+                () = over(&self.link) => continue,
+            };
+            let Some(accepted) = next else { return false };
+            let asking = accepted.item.asking.as_ref();
+            // Of a request that nobody waits for any more, nothing is sent.
+            if asking.is_none_or(|it| !it.reply.is_closed()) {
+                self.current = Some(accepted);
+                return true;
+            }
+        }
+    }
+
+    /// Takes itself out of the handles' sight, unless there is something to do.
+    fn leaves(&self) -> bool {
+        let mut queues = lock(&self.endpoint.queues);
+        let leaves = self.queue.is_empty();
+        if leaves {
+            queues.remove(&self.pipe);
+        }
+        leaves
+    }
+
+    /// When the current message is given up: a request not later than its sender gives up.
+    fn deadline(&self) -> Option<Instant> {
+        let accepted = self.current.as_ref()?;
+        let give_up = accepted
+            .since
+            .checked_add(self.endpoint.options.give_up_after);
+        let asking = accepted.item.asking.as_ref();
+        let deadlines = [give_up, asking.and_then(|it| it.deadline)];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Tries until the system has the current message.
+    async fn deliver(&mut self) {
+        let (mut pause, longest) = self.endpoint.options.backoff;
+        while let Err(error) = self.attempt().await {
+            self.cut();
+            if self.current.is_none() {
+                break;
+            }
+            tracing::debug!(endpoint = %self.endpoint.name, to = %self.to, %error, "cannot send yet");
+            *lock(&self.trouble) = Some(error.to_string());
+            // Anywhere up to the whole pause: those who lost the same server come back apart.
+            sleep(pause.mul_f64(random())).await;
+            pause = pause.saturating_mul(2).min(longest);
+        }
+        *lock(&self.trouble) = None;
+    }
+
+    /// Sends the current message once, over the connection that there is or a new one.
+    ///
+    /// Cancelled, or after an error, the connection is of no more use.
+    async fn attempt(&mut self) -> Result<(), Error> {
+        if self.link.as_ref().is_some_and(|it| it.is_over()) {
+            self.finish();
+        }
+        let link = match &self.link {
+            Some(link) => link.clone(),
+            None => self.connect().await?,
+        };
+        let Some(Accepted { item, .. }) = &mut self.current else {
+            return Ok(());
+        };
+        *lock(&self.trouble) = Some("it does not read".into());
+        let id = item.envelope.id.unwrap_or_default();
+        if let Some(asking) = item.asking.take() {
+            // Before it is sent: the reply can be faster than the word that it was.
+            link.expect(id, asking);
+        }
+        link.write(item.frame.clone()).await?;
+        link.sent(id);
+        self.current = None;
+        Ok(())
+    }
+
+    async fn connect(&mut self) -> Result<Arc<Link>, Error> {
+        let options = &self.endpoint.options;
+        // A busy server is waited for as the system does; a missing one is tried again.
+        let conn = PipeClient::builder(&self.pipe)
+            .timeout(options.backoff.1)
+            .max_message_size(options.codec.max_message_size())
+            .linger(options.drain_timeout)
+            .verify_server(options.verify_server)
+            .connect()
+            .await?;
+        let conversation = Conversation::new(self.endpoint.clone(), conn, Some(self.to.clone()));
+        let link = conversation.link().clone();
+        self.endpoint.spawn(conversation.run());
+        Ok(self.link.insert(link).clone())
+    }
+
+    /// Sends nothing more on the connection, which ends when every reply has come.
+    fn finish(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.done.cancel();
+        }
+    }
+
+    /// Ends the connection, which may have taken a part of the current message.
+    fn cut(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        link.gone.cancel();
+        let Some(Accepted { item, .. }) = &mut self.current else {
+            return;
+        };
+        let Some(id) = item.envelope.id else { return };
+        item.asking = link.take(id);
+        if item.asking.is_none() {
+            // The reply is there: it was sent, although nobody has said so.
+            self.current = None;
+        }
+    }
+
+    /// What could not be delivered in time goes back to whoever sent it.
+    async fn give_up(&mut self) {
+        self.cut();
+        let Some(accepted) = self.current.take() else {
+            return;
+        };
+        let reason = lock(&self.trouble).clone();
+        let error = EndpointError::Undelivered {
+            to: self.to.clone(),
+            waited: accepted.since.elapsed(),
+            reason: reason.unwrap_or_else(|| "its turn did not come".into()),
+        };
+        self.give_back(accepted, error).await;
+    }
+
+    async fn give_back(&self, accepted: Accepted, error: EndpointError) {
+        let Item {
+            envelope, asking, ..
+        } = accepted.item;
+        if let Some(asking) = asking {
+            // Whoever does not wait any more needs no word.
+            let _ = asking.reply.send(Err(error));
+            return;
+        }
+        let to = self.to.clone();
+        let event = EndpointEvent::Undelivered {
+            to,
+            envelope,
+            error,
+        };
+        self.endpoint.tell(event).await;
+    }
+}
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        let mut messages = usize::from(self.current.is_some());
+        while self.queue.try_recv().is_ok() {
+            messages += 1;
+        }
+        if messages > 0 {
+            let (endpoint, to) = (&self.endpoint.name, &self.to);
+            tracing::warn!(%endpoint, %to, messages, "dropped while messages waited");
+        }
+    }
+}
+
+/// Waits until nothing more is to be sent on the connection; for ever if there is none.
+async fn over(link: &Option<Arc<Link>>) {
+    match link {
+        Some(link) => link.over().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,1102 @@
+//! Messages between programs that know each other by name.
+#![cfg(feature = "endpoint")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use asyncipc::{
+    BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Envelope, Error, PipeClient,
+    PipeConnection, PipeServer, PipeStream,
+};
+use bytes::Bytes;
+use common::{PATIENCE, stays_pending, unique_name, within};
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::{Notify, Semaphore};
+
+/// What becomes too late, where a test waits for that.
+const SOON: Duration = Duration::from_millis(20);
+
+/// More than any platform's pipe holds.
+const LARGE: usize = 4 << 20;
+
+fn patient(name: &str) -> EndpointBuilder {
+    Endpoint::builder(name)
+        .give_up_after(PATIENCE)
+        .request_timeout(PATIENCE)
+        .drain_timeout(PATIENCE)
+        .backoff(Duration::from_millis(1), SOON)
+}
+
+/// An endpoint of a name that is free, or soon will be: on Windows a name is taken until the last
+/// connection has ended.
+async fn bind(builder: EndpointBuilder) -> Endpoint {
+    let binding = async {
+        loop {
+            match builder.clone().bind() {
+                Err(Error::AddressInUse { .. }) => tokio::task::yield_now().await,
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    let mut endpoint = within(binding).await;
+    assert!(matches!(event(&mut endpoint).await, EndpointEvent::Ready));
+    endpoint
+}
+
+/// A program that handles `action` by handing its messages to the test.
+async fn collecting(name: &str, action: &str) -> (Endpoint, UnboundedReceiver<Envelope>) {
+    let (heard, hears) = mpsc::unbounded_channel();
+    let builder = patient(name).on(action, move |message| {
+        let heard = heard.clone();
+        async move { Ok(heard.send(message)?) }
+    });
+    (bind(builder).await, hears)
+}
+
+async fn event(endpoint: &mut Endpoint) -> EndpointEvent {
+    within(endpoint.next())
+        .await
+        .expect("the endpoint has ended")
+}
+
+async fn message(endpoint: &mut Endpoint) -> Envelope {
+    match event(endpoint).await {
+        EndpointEvent::Message(message) => message,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn error(endpoint: &mut Endpoint) -> EndpointError {
+    match event(endpoint).await {
+        EndpointEvent::Error(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Reads events to the end: what was not delivered, which must be all but the last.
+async fn undelivered_until_closed(endpoint: &mut Endpoint) -> Vec<(String, Envelope)> {
+    let mut undelivered = Vec::new();
+    loop {
+        match event(endpoint).await {
+            EndpointEvent::Undelivered { to, envelope, .. } => undelivered.push((to, envelope)),
+            EndpointEvent::Closed => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(within(endpoint.next()).await.is_none());
+    undelivered
+}
+
+async fn heard(hears: &mut UnboundedReceiver<Envelope>) -> Value {
+    within(hears.recv()).await.unwrap().data
+}
+
+/// A program that knows the frames and the JSON and nothing else.
+struct Raw(PipeConnection);
+
+impl Raw {
+    async fn connect(name: &str) -> Self {
+        Raw(within(PipeClient::connect(name)).await.unwrap())
+    }
+
+    async fn accept(server: &mut PipeServer) -> Self {
+        Raw(within(server.accept()).await.unwrap())
+    }
+
+    async fn says(&mut self, json: impl ToString) {
+        let json = json.to_string().into_bytes();
+        within(self.0.send(Bytes::from(json))).await.unwrap();
+    }
+
+    async fn hears(&mut self) -> Value {
+        let message = within(self.0.next()).await.expect("it has ended").unwrap();
+        serde_json::from_slice(&message).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_message_goes_to_the_handlers_for_its_action_and_its_sender_or_else_to_the_stream() {
+    let [a, b, c] = ["a", "b", "c"].map(|it| unique_name(&format!("handlers-{it}")));
+    let calls = mpsc::unbounded_channel();
+    let note = |what: &'static str| {
+        let calls = calls.0.clone();
+        move |message: Envelope| {
+            let calls = calls.clone();
+            async move { Ok(calls.send((what, message.action, message.from, message.data))?) }
+        }
+    };
+    let builder = patient(&c)
+        .on("open", note("action"))
+        .on_from(&a, note("sender"));
+    let mut to = bind(builder).await;
+    let (from_a, from_b) = (bind(patient(&a)).await, bind(patient(&b)).await);
+    let mut calls = calls.1;
+    let mut next = async || within(calls.recv()).await.unwrap();
+
+    from_a.handle().send(&c, "open", 1).await.unwrap();
+    let expected = |what, action: &str, from: &str, data: Value| {
+        (what, action.to_string(), from.to_string(), data)
+    };
+    assert_eq!(next().await, expected("action", "open", &a, json!(1)));
+    assert_eq!(next().await, expected("sender", "open", &a, json!(1)));
+    from_a.handle().send(&c, "close", "x").await.unwrap();
+    assert_eq!(next().await, expected("sender", "close", &a, json!("x")));
+    from_b.handle().send(&c, "open", [1, 2]).await.unwrap();
+    assert_eq!(next().await, expected("action", "open", &b, json!([1, 2])));
+
+    #[derive(serde::Serialize, serde::Deserialize, PartialEq, Debug)]
+    struct Thing {
+        size: u64,
+        name: String,
+    }
+    let thing = Thing {
+        size: 3,
+        name: "\u{1F980}".into(),
+    };
+    from_b.handle().send(&c, "close", &thing).await.unwrap();
+    let rest = message(&mut to).await;
+    assert_eq!((rest.action.as_str(), &rest.from), ("close", &b));
+    assert_eq!(rest.parse::<Thing>().unwrap(), thing);
+    assert!(rest.parse::<Vec<u8>>().is_err());
+    assert!(!rest.wants_reply());
+    // Nothing was in the stream that a handler had.
+    assert!(stays_pending(&mut to.next()).await);
+}
+
+#[tokio::test]
+async fn a_handler_can_come_later_and_takes_the_place_of_the_one_before() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("later-{it}")));
+    let (from, mut to) = (bind(patient(&a)).await, bind(patient(&b)).await);
+    let handle = from.handle();
+    handle.send(&b, "open", 0).await.unwrap();
+    assert_eq!(message(&mut to).await.data, 0);
+    to.handle().on("open", async |_| Ok("first"));
+    assert_eq!(handle.request(&b, "open", 1).await.unwrap(), "first");
+    to.handle().on("open", async |_| Ok("second"));
+    assert_eq!(handle.request(&b, "open", 2).await.unwrap(), "second");
+    // It answers only what there is no handler of the action for.
+    to.handle().on_from(&a, async |_| Ok("by sender"));
+    assert_eq!(handle.request(&b, "open", 3).await.unwrap(), "second");
+    assert_eq!(handle.request(&b, "other", 3).await.unwrap(), "by sender");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_each_sender_are_handled_one_at_a_time_and_in_the_order_of_sending() {
+    let to = unique_name("order");
+    let (calls, mut hears) = mpsc::unbounded_channel();
+    let busy = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let builder = patient(&to).on("count", move |message| {
+        let (calls, busy) = (calls.clone(), busy.clone());
+        async move {
+            assert!(busy.lock().unwrap().insert(message.from.clone()));
+            let n: usize = message.parse()?;
+            for _ in 0..n * 7 % 5 {
+                tokio::task::yield_now().await;
+            }
+            busy.lock().unwrap().remove(&message.from);
+            Ok(calls.send((message.from, n))?)
+        }
+    });
+    let _to = bind(builder).await;
+    let (senders, messages) = (4, 200);
+    for sender in 0..senders {
+        let to = to.clone();
+        let from = bind(patient(&unique_name(&format!("order-{sender}")))).await;
+        tokio::spawn(async move {
+            for n in 0..messages {
+                from.handle().send(&to, "count", n).await.unwrap();
+            }
+            from.handle().shutdown();
+            from.run().await;
+        });
+    }
+    let mut expected = std::collections::HashMap::new();
+    for _ in 0..senders * messages {
+        let (from, n) = within(hears.recv()).await.unwrap();
+        let next = expected.entry(from).or_insert(0);
+        assert_eq!(n, *next);
+        *next += 1;
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_with_what_its_handler_returns_in_both_directions() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("request-{it}")));
+    let double = async |message: Envelope| {
+        assert!(message.wants_reply());
+        Ok(2 * message.parse::<u64>()?)
+    };
+    let one = bind(patient(&a).on("double", double)).await;
+    let two = bind(patient(&b).on("double", double)).await;
+    let requests = (0..200).map(|n| {
+        let (handle, to) = match n % 2 {
+            0 => (one.handle(), &b),
+            _ => (two.handle(), &a),
+        };
+        async move { (n, handle.request(to, "double", n).await.unwrap()) }
+    });
+    for (n, doubled) in within(futures::future::join_all(requests)).await {
+        assert_eq!(doubled, 2 * n);
+    }
+    // To itself, too.
+    assert_eq!(one.handle().request(&a, "double", 3).await.unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_request_is_refused_when_its_handler_fails_or_panics_or_is_not_there() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("refuse-{it}")));
+    let from = bind(patient(&a)).await;
+    let builder = patient(&b)
+        .max_message_size(1000)
+        .on("fail", async |_| Err::<(), _>("no disk".into()))
+        .on("panic", async |message| {
+            assert!(message.data.is_null(), "it is not null");
+            Ok(())
+        })
+        .on("large", async |_| Ok("x".repeat(1000)))
+        .on("unfit", async |_| {
+            Ok(std::collections::HashMap::from([((), 1)]))
+        });
+    let mut to = bind(builder).await;
+    for (action, expected) in [
+        ("fail", "no disk"),
+        ("panic", "it panicked: it is not null"),
+        ("large", "above the limit of 1000 bytes"),
+        ("unfit", "key must be a string"),
+        ("nothing", "there is no handler for it"),
+    ] {
+        let error = within(from.handle().request(&b, action, 1))
+            .await
+            .unwrap_err();
+        let EndpointError::Refused { to, reason, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*to, b);
+        assert!(reason.contains(expected), "{error}");
+        assert!(error.to_string().contains(action), "{error}");
+    }
+    // Those who asked know: the other side need not hear of it.
+    assert!(stays_pending(&mut to.next()).await);
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_or_panics_ends_its_message_alone_and_is_told() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("fail-{it}")));
+    let from = bind(patient(&a)).await;
+    let mut to = bind(patient(&b).on("divide", async |message| {
+        let divisor: u32 = message.parse()?;
+        assert!(divisor < 10, "{divisor} is too much");
+        1_u32.checked_div(divisor).ok_or("by zero")?;
+        Ok(())
+    }))
+    .await;
+    for data in [json!(0), json!("text"), json!(10)] {
+        from.handle().send(&b, "divide", data).await.unwrap();
+    }
+    from.handle().send(&b, "rest", ()).await.unwrap();
+    for expected in ["by zero", "invalid type", "it panicked: 10 is too much"] {
+        let error = error(&mut to).await;
+        assert!(matches!(&error, EndpointError::Handler { from, .. } if *from == a));
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert_eq!(message(&mut to).await.action, "rest");
+}
+
+#[tokio::test]
+async fn two_programs_can_ask_each_other_from_within_their_handlers() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("nested-{it}")));
+    let (one, two) = (bind(patient(&a)).await, bind(patient(&b)).await);
+    // Each asks the other for a smaller number, down to zero: also while handling a message,
+    // behind which others wait.
+    for (endpoint, other) in [(&one, b.clone()), (&two, a.clone())] {
+        let handle = endpoint.handle();
+        let sum = move |message: Envelope| {
+            let (handle, other) = (handle.clone(), other.clone());
+            async move {
+                let n: u64 = message.parse()?;
+                if n == 0 {
+                    return Ok::<_, BoxError>(0);
+                }
+                let less = handle.request(&other, "sum", n - 1).await?;
+                Ok(n + less.as_u64().ok_or("no number")?)
+            }
+        };
+        endpoint.handle().on("sum", sum);
+    }
+    let sum = within(one.handle().request(&b, "sum", 10)).await.unwrap();
+    assert_eq!(sum, 55);
+
+    let (done, mut is_done) = mpsc::unbounded_channel();
+    let handle = two.handle();
+    let asks = a.clone();
+    two.handle().on("start", move |_| {
+        let (handle, asks, done) = (handle.clone(), asks.clone(), done.clone());
+        async move { Ok(done.send(handle.request(&asks, "sum", 10).await?)?) }
+    });
+    for _ in 0..3 {
+        one.handle().send(&b, "start", ()).await.unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(within(is_done.recv()).await.unwrap(), 55);
+    }
+}
+
+#[tokio::test]
+async fn a_request_begins_after_the_messages_before_it_and_does_not_wait_for_a_slow_one() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("overtake-{it}")));
+    let from = bind(patient(&a)).await;
+    let value = Arc::new(AtomicUsize::new(0));
+    let released = Arc::new(Notify::new());
+    let (set, get, wait) = (value.clone(), value.clone(), released.clone());
+    let builder = patient(&b)
+        .on("set", move |message| {
+            let set = set.clone();
+            async move { Ok(set.store(message.parse()?, Ordering::Relaxed)) }
+        })
+        .on("get", move |_| {
+            let get = get.clone();
+            async move { Ok(get.load(Ordering::Relaxed)) }
+        })
+        .on("wait", move |_| {
+            let wait = wait.clone();
+            async move { Ok(wait.notified().await) }
+        });
+    let _to = bind(builder).await;
+    let handle = from.handle();
+    for n in 1..100 {
+        handle.send(&b, "set", n).await.unwrap();
+        assert_eq!(within(handle.request(&b, "get", ())).await.unwrap(), n);
+    }
+    handle.send(&b, "wait", ()).await.unwrap();
+    handle.send(&b, "set", 1000).await.unwrap();
+    assert_eq!(within(handle.request(&b, "get", ())).await.unwrap(), 99);
+    released.notify_one();
+    within(async { while handle.request(&b, "get", ()).await.unwrap() != 1000 {} }).await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_not_answered_ends_at_its_deadline_and_says_what_is_known() {
+    let [a, b, nobody] = ["a", "b", "nobody"].map(|it| unique_name(&format!("deadline-{it}")));
+    let from = bind(patient(&a).request_timeout(SOON)).await;
+    let _to = bind(patient(&b).on("wait", async |_| Ok(std::future::pending::<()>().await))).await;
+    for (to, known) in [(&b, "it has the request"), (&nobody, "no server listens")] {
+        let request = from.handle().request(to, "wait", ()).await;
+        let error = request.unwrap_err();
+        assert!(
+            matches!(&error, EndpointError::NoReply { waited, .. } if *waited >= SOON),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(known), "{error}");
+        assert!(error.to_string().contains(to), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_any_more_is_not_sent() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("cancelled-{it}")));
+    let from = bind(patient(&a)).await;
+    let handle = from.handle();
+    handle.send(&b, "first", ()).await.unwrap();
+    let mut request = Box::pin(handle.request(&b, "second", ()));
+    assert!(stays_pending(&mut request).await);
+    drop(request);
+    handle.send(&b, "third", ()).await.unwrap();
+    let mut server = PipeServer::bind(&b).unwrap();
+    let mut to = Raw::accept(&mut server).await;
+    assert_eq!(to.hears().await["action"], "first");
+    assert_eq!(to.hears().await["action"], "third");
+}
+
+#[tokio::test]
+async fn what_is_sent_before_the_other_side_is_there_is_delivered_in_order_once_it_is() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("early-{it}")));
+    let from = bind(patient(&a)).await;
+    for n in 0..50 {
+        from.handle().try_send(&b, "count", n).unwrap();
+    }
+    let handle = from.handle();
+    let mut request = Box::pin(handle.request(&b, "last", ()));
+    assert!(stays_pending(&mut request).await);
+    let (to, mut hears) = collecting(&b, "count").await;
+    to.handle().on("last", async |_| Ok("replied"));
+    for n in 0..50 {
+        assert_eq!(heard(&mut hears).await, n);
+    }
+    // The handler for it may not have been there yet.
+    match within(request).await {
+        Ok(reply) => assert_eq!(reply, "replied"),
+        Err(error) => assert!(matches!(error, EndpointError::Refused { .. }), "{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_nothing_comes_twice_when_the_other_side_is_started_again() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("restart-{it}")));
+    let from = bind(patient(&a)).await;
+    let handle = from.handle();
+    let messages = 3000;
+    let to = b.clone();
+    let sending = tokio::spawn(async move {
+        for n in 0..messages {
+            handle.send(&to, "count", n).await.unwrap();
+        }
+    });
+    let mut next = 0;
+    for stop_at in [100, 1000, 1001, 2000, messages] {
+        let (mut endpoint, mut hears) = collecting(&b, "count").await;
+        while next < stop_at {
+            assert_eq!(heard(&mut hears).await, next);
+            next += 1;
+        }
+        endpoint.handle().shutdown();
+        assert!(undelivered_until_closed(&mut endpoint).await.is_empty());
+        drop(endpoint);
+        // The handlers are gone: what they had heard before the end is all there is.
+        while let Some(message) = within(hears.recv()).await {
+            assert_eq!(message.data, next);
+            next += 1;
+        }
+        if next == messages {
+            break;
+        }
+    }
+    assert_eq!(next, messages);
+    within(sending).await.unwrap();
+    let mut from = from;
+    assert!(stays_pending(&mut from.next()).await);
+}
+
+#[tokio::test]
+async fn a_queue_is_bounded_and_whoever_finds_it_full_is_told() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("full-{it}")));
+    let from = bind(patient(&a).queue(3)).await;
+    let handle = from.handle();
+    let mut sent = 0;
+    // Three wait, and one is in hand, once it was taken.
+    let error = loop {
+        match handle.try_send(&b, "count", sent) {
+            Ok(()) => sent += 1,
+            Err(_) if sent < 4 => tokio::task::yield_now().await,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(sent, 4);
+    assert!(
+        matches!(&error, EndpointError::QueueFull { to, messages: 3, .. } if *to == b),
+        "{error}"
+    );
+    // Others have queues of their own.
+    handle.try_send(&a, "count", 0).unwrap();
+
+    let mut cancelled = Box::pin(handle.send(&b, "count", "cancelled"));
+    assert!(stays_pending(&mut cancelled).await);
+    drop(cancelled);
+    let mut waiting = Box::pin(handle.send(&b, "count", sent));
+    assert!(stays_pending(&mut waiting).await);
+    let (_to, mut hears) = collecting(&b, "count").await;
+    within(waiting).await.unwrap();
+    for n in 0..=sent {
+        assert_eq!(heard(&mut hears).await, n);
+    }
+}
+
+#[tokio::test]
+async fn sending_does_not_wait_for_room_for_ever() {
+    let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("room-{it}")));
+    let from = bind(patient(&a).queue(1).give_up_after(SOON)).await;
+    let handle = from.handle();
+    // Nobody reads the events here: what is given up stays in hand when there are many.
+    let sending = async {
+        loop {
+            if let Err(error) = handle.send(&nobody, "count", ()).await {
+                break error;
+            }
+        }
+    };
+    let error = within(sending).await;
+    assert!(
+        matches!(error, EndpointError::QueueFull { messages: 1, .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_delivered_comes_back_in_order_with_the_reason() {
+    let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("give-up-{it}")));
+    let mut from = bind(patient(&a).give_up_after(SOON)).await;
+    let handle = from.handle();
+    for n in 0..10 {
+        handle.send(&nobody, "count", [n]).await.unwrap();
+    }
+    for n in 0..10 {
+        match event(&mut from).await {
+            EndpointEvent::Undelivered {
+                to,
+                envelope,
+                error,
+                ..
+            } => {
+                assert_eq!(to, nobody);
+                assert_eq!((envelope.action.as_str(), &envelope.from), ("count", &a));
+                assert_eq!(envelope.data, json!([n]));
+                assert!(
+                    matches!(&error, EndpointError::Undelivered { waited, .. } if *waited >= SOON),
+                    "{error:?}"
+                );
+                if n == 0 {
+                    let text = error.to_string();
+                    assert!(text.contains("no server listens on"), "{text}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let error = within(handle.request(&nobody, "count", 0)).await;
+    let error = error.unwrap_err();
+    assert!(
+        matches!(error, EndpointError::Undelivered { .. }),
+        "{error:?}"
+    );
+    // It was told to whoever asked, and to nobody else.
+    assert!(stays_pending(&mut from.next()).await);
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_read_gets_the_message_later_or_its_sender_gets_it_back() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("stuck-{it}")));
+    let mut server = PipeServer::bind(&b).unwrap();
+    let mut from = bind(patient(&a).give_up_after(SOON)).await;
+    let large = "x".repeat(LARGE);
+    from.handle().send(&b, "large", &large).await.unwrap();
+    let _stuck = within(server.accept()).await.unwrap();
+    match event(&mut from).await {
+        EndpointEvent::Undelivered {
+            envelope, error, ..
+        } => {
+            assert!(envelope.data == large);
+            assert!(error.to_string().contains("it does not read"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // The next one does not go out behind half a message.
+    from.handle().send(&b, "small", ()).await.unwrap();
+    let mut reads = Raw::accept(&mut server).await;
+    assert_eq!(reads.hears().await["action"], "small");
+}
+
+#[tokio::test]
+async fn a_message_of_which_only_a_part_came_before_a_crash_is_sent_again() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("part-{it}")));
+    let from = bind(patient(&a)).await;
+    let handle = from.handle();
+    let large = "x".repeat(LARGE);
+    handle.send(&b, "first", &large).await.unwrap();
+    handle.send(&b, "second", 2).await.unwrap();
+    let mut request = Box::pin(handle.request(&b, "third", 3));
+    assert!(stays_pending(&mut request).await);
+    let mut listener = PipeServer::builder(&b).bind_bytes().unwrap();
+    for part in [1, 4, 100, LARGE / 2] {
+        let mut crashes: PipeStream = within(listener.accept()).await.unwrap();
+        within(crashes.read_exact(&mut vec![0; part]))
+            .await
+            .unwrap();
+    }
+    drop(listener);
+    let mut server = bind_server(&b).await;
+    let mut to = Raw::accept(&mut server).await;
+    let first = to.hears().await;
+    assert_eq!(first["action"], "first");
+    assert!(first["data"] == large);
+    assert_eq!(to.hears().await["action"], "second");
+    let third = to.hears().await;
+    assert_eq!(third["action"], "third");
+    to.says(json!({"reply": third["id"], "data": "here"})).await;
+    assert_eq!(within(request).await.unwrap(), "here");
+}
+
+/// As [`bind`], for a server.
+async fn bind_server(name: &str) -> PipeServer {
+    let binding = async {
+        loop {
+            match PipeServer::bind(name) {
+                Err(Error::AddressInUse { .. }) => tokio::task::yield_now().await,
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    within(binding).await
+}
+
+/// A connection of this crate that is dropped goes on reading for a while. A crash does not.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_crashed_program_had_not_read_is_lost_and_linux_says_so() {
+    use std::io::Read;
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("crashes.sock");
+    let to = path.to_str().unwrap();
+    let mut from = bind(patient(&unique_name("unread"))).await;
+    let handle = from.handle();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    handle.send(to, "first", "x".repeat(1000)).await.unwrap();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.read_exact(&mut [0; 4]).unwrap();
+        stream
+    });
+    // All of it is with the system then.
+    let crashes = within(reading).await.unwrap();
+    assert!(stays_pending(&mut from.next()).await);
+    drop(crashes);
+    let error = error(&mut from).await;
+    assert!(
+        matches!(&error, EndpointError::Unread { to: it, .. } if it == to),
+        "{error}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    let mut server = PipeServer::bind(to).unwrap();
+    handle.send(to, "second", ()).await.unwrap();
+    let mut to = Raw::accept(&mut server).await;
+    assert_eq!(to.hears().await["action"], "second");
+}
+
+#[tokio::test]
+async fn a_request_is_not_sent_again_when_its_connection_ends_before_the_reply() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("unanswered-{it}")));
+    let from = bind(patient(&a)).await;
+    let mut server = PipeServer::bind(&b).unwrap();
+    let handle = from.handle();
+    let asking = handle.request(&b, "open", ());
+    let leaving = async {
+        let mut to = Raw::accept(&mut server).await;
+        assert_eq!(to.hears().await["action"], "open");
+    };
+    let (asked, ()) = within(async { tokio::join!(asking, leaving) }).await;
+    let error = asked.unwrap_err();
+    assert!(
+        matches!(&error, EndpointError::Unanswered { to, action, .. } if *to == b && action == "open"),
+        "{error:?}"
+    );
+    handle.send(&b, "next", ()).await.unwrap();
+    let mut to = Raw::accept(&mut server).await;
+    assert_eq!(to.hears().await["action"], "next");
+}
+
+#[tokio::test]
+async fn an_idle_endpoint_notices_that_the_other_side_has_left_and_keeps_nothing_for_it() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("idle-{it}")));
+    let from = bind(patient(&a)).await;
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let before = tasks.num_alive_tasks();
+    let mut server = PipeServer::bind(&b).unwrap();
+    from.handle().send(&b, "hello", ()).await.unwrap();
+    let mut to = Raw::accept(&mut server).await;
+    assert_eq!(to.hears().await["action"], "hello");
+    assert!(tasks.num_alive_tasks() > before);
+    drop(to);
+    within(async {
+        while tasks.num_alive_tasks() > before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    from.handle().send(&b, "again", ()).await.unwrap();
+    let mut to = Raw::accept(&mut server).await;
+    assert_eq!(to.hears().await["action"], "again");
+}
+
+#[tokio::test]
+async fn a_plain_client_sends_and_asks_on_one_connection() {
+    let name = unique_name("plain-client");
+    let mut endpoint = bind(patient(&name).on("add", async |message| {
+        let (a, b): (i32, i32) = message.parse()?;
+        Ok(a + b)
+    }))
+    .await;
+    let mut client = Raw::connect(&name).await;
+    client
+        .says(json!({"action": "hello", "from": "raw", "data": {"x": [1]}, "unknown": 1}))
+        .await;
+    let hello = message(&mut endpoint).await;
+    assert_eq!(
+        (hello.action.as_str(), hello.from.as_str()),
+        ("hello", "raw")
+    );
+    assert_eq!(hello.data, json!({"x": [1]}));
+    client
+        .says(json!({"action": "add", "from": "raw", "data": [2, 3], "id": 0}))
+        .await;
+    let reply = json!({"action": "add", "from": name, "data": 5, "reply": 0});
+    assert_eq!(client.hears().await, reply);
+    client
+        .says(json!({"action": "sub", "from": "raw", "id": 9}))
+        .await;
+    let reply =
+        json!({"action": "sub", "from": name, "error": "there is no handler for it", "reply": 9});
+    assert_eq!(client.hears().await, reply);
+}
+
+#[tokio::test]
+async fn a_plain_server_answers_and_sends_on_the_connection_that_was_made_to_it() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("plain-server-{it}")));
+    let mut from = bind(patient(&a).on("version", async |_| Ok("1.0"))).await;
+    let mut server = PipeServer::bind(&b).unwrap();
+    let handle = from.handle();
+    let asking = handle.request(&b, "open", "x");
+    let answering = async {
+        let mut to = Raw::accept(&mut server).await;
+        let request = to.hears().await;
+        assert_eq!(request["from"], json!(a));
+        assert_eq!(request["data"], "x");
+        // Something else first, in both kinds, and a reply to nothing.
+        to.says(json!({"action": "news", "from": "raw"})).await;
+        to.says(json!({"reply": u64::MAX, "data": "nobody asked"}))
+            .await;
+        to.says(json!({"action": "version", "from": "raw", "id": 7}))
+            .await;
+        let reply = to.hears().await;
+        assert_eq!(
+            reply,
+            json!({"action": "version", "from": a, "data": "1.0", "reply": 7})
+        );
+        to.says(json!({"reply": request["id"], "data": [true]}))
+            .await;
+        to
+    };
+    let (asked, mut to) = within(async { tokio::join!(asking, answering) }).await;
+    assert_eq!(asked.unwrap(), json!([true]));
+    assert_eq!(message(&mut from).await.action, "news");
+
+    let asking = handle.request(&b, "close", ());
+    let refusing = async {
+        let request = to.hears().await;
+        to.says(json!({"reply": request["id"], "error": "not now"}))
+            .await;
+    };
+    let (asked, ()) = within(async { tokio::join!(asking, refusing) }).await;
+    let error = asked.unwrap_err();
+    assert!(
+        matches!(&error, EndpointError::Refused { reason, .. } if reason == "not now"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_envelope_is_told_and_its_connection_goes_on() {
+    let name = unique_name("malformed");
+    let mut endpoint = bind(patient(&name).on("ping", async |_| Ok("pong"))).await;
+    let mut client = Raw::connect(&name).await;
+    for (bad, expected) in [
+        ("", "not a JSON object"),
+        ("hello", "not a JSON object"),
+        ("[1, 2]", "not a JSON object"),
+        ("{\"action\": ", "EOF while parsing"),
+        ("{\"from\": \"raw\"}", "`action` is missing"),
+        ("{\"action\": \"a\"}", "`from` is missing"),
+        (
+            "{\"action\": 1, \"from\": \"raw\"}",
+            "invalid type: integer",
+        ),
+    ] {
+        client.says(bad).await;
+        let error = error(&mut endpoint).await;
+        let EndpointError::BadEnvelope { process_id, .. } = error else {
+            panic!("{error:?}");
+        };
+        if cfg!(any(windows, target_os = "linux")) {
+            assert_eq!(process_id, Some(std::process::id()));
+        }
+        assert!(error.to_string().contains(expected), "{bad}: {error}");
+    }
+    // Whoever waits for a reply gets one.
+    client
+        .says(json!({"action": ["ping"], "from": "raw", "id": 5}))
+        .await;
+    let reply = client.hears().await;
+    assert_eq!(reply["reply"], 5);
+    assert!(reply["error"].as_str().unwrap().contains("not an envelope"));
+    client
+        .says(json!({"action": "ping", "from": "raw", "id": 6}))
+        .await;
+    assert_eq!(client.hears().await["data"], "pong");
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_or_ends_early_ends_its_connection_alone() {
+    let name = unique_name("frames");
+    let builder = patient(&name).max_message_size(100);
+    let mut endpoint = bind(builder.on("ping", async |_| Ok("pong"))).await;
+    let mut other = Raw::connect(&name).await;
+    for (bytes, expected) in [
+        (
+            &[0, 0, 0, 101][..],
+            "a message of 101 bytes is above the limit",
+        ),
+        (&[0, 0, 0, 10, b'{'][..], "ended inside a message"),
+    ] {
+        let client = PipeClient::builder(&name);
+        let mut client = within(client.connect_bytes()).await.unwrap();
+        within(client.write_all(bytes)).await.unwrap();
+        within(client.flush()).await.unwrap();
+        drop(client);
+        let error = error(&mut endpoint).await;
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    other
+        .says(json!({"action": "ping", "from": "raw", "id": 1}))
+        .await;
+    assert_eq!(other.hears().await["data"], "pong");
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_refused_at_once_with_the_reason() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("refused-{it}")));
+    let from = bind(patient(&a).max_message_size(1000)).await;
+    let handle = from.handle();
+    let mut deep = json!(0);
+    for _ in 0..127 {
+        deep = json!([deep]);
+    }
+    let long = "x".repeat(1000);
+    for (to, data, expected) in [
+        ("a/b", json!(1), "invalid pipe name \"a/b\""),
+        ("", json!(1), "a name is not empty"),
+        (&b, json!(long), "above the limit of 1000 bytes"),
+        (&b, deep, "nested more than 126 deep"),
+    ] {
+        let errors = [
+            handle.send(to, "open", &data).await.unwrap_err(),
+            handle.try_send(to, "open", &data).unwrap_err(),
+            handle.request(to, "open", &data).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+    let unfit = std::collections::HashMap::from([((), 1)]);
+    let error = handle.send(&b, "open", unfit).await.unwrap_err();
+    assert!(matches!(&error, EndpointError::Data { action, .. } if action == "open"));
+    for bad in ["", "a/b"] {
+        let error = Endpoint::bind(bad).unwrap_err();
+        assert!(matches!(error, Error::InvalidName(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_messages_of_a_connection_are_in_hand() {
+    let name = unique_name("handlers");
+    let gate = Arc::new(Semaphore::new(0));
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (opens, count, peak) = (gate.clone(), now.clone(), most.clone());
+    let builder = patient(&name).handlers(3).on("wait", move |_| {
+        let (opens, count, peak) = (opens.clone(), count.clone(), peak.clone());
+        async move {
+            let n = count.fetch_add(1, Ordering::Relaxed) + 1;
+            peak.fetch_max(n, Ordering::Relaxed);
+            opens.acquire().await?.forget();
+            Ok(count.fetch_sub(1, Ordering::Relaxed))
+        }
+    });
+    let _endpoint = bind(builder).await;
+    let mut client = Raw::connect(&name).await;
+    for id in 0..10 {
+        client
+            .says(json!({"action": "wait", "from": "raw", "id": id}))
+            .await;
+    }
+    within(async {
+        while now.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(stays_pending(&mut Box::pin(client.hears())).await);
+    gate.add_permits(10);
+    let mut replies = Vec::new();
+    for _ in 0..10 {
+        replies.push(client.hears().await["reply"].as_u64().unwrap());
+    }
+    replies.sort_unstable();
+    assert_eq!(replies, Vec::from_iter(0..10));
+    assert_eq!(most.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn an_application_that_does_not_read_the_events_holds_the_others_back() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("back-{it}")));
+    let (from, mut to) = (bind(patient(&a)).await, bind(patient(&b)).await);
+    let handle = from.handle();
+    let mut sent = 0;
+    let mut sending = Box::pin(async {
+        loop {
+            handle
+                .send(&b, "count", (sent, "x".repeat(10_000)))
+                .await
+                .unwrap();
+            sent += 1;
+        }
+    });
+    assert!(stays_pending(&mut sending).await);
+    drop(sending);
+    assert!((1..1000).contains(&sent), "{sent}");
+    for n in 0..sent {
+        assert_eq!(message(&mut to).await.data[0], n);
+    }
+}
+
+#[tokio::test]
+async fn shutting_down_delivers_what_was_accepted_and_then_closes() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("shutdown-{it}")));
+    let (_to, mut hears) = collecting(&b, "count").await;
+    let mut from = bind(patient(&a).queue(100)).await;
+    let handle = from.handle();
+    for n in 0..100 {
+        handle.try_send(&b, "count", n).unwrap();
+    }
+    handle.shutdown();
+    let error = handle.try_send(&b, "count", 100).unwrap_err();
+    assert!(
+        matches!(error, EndpointError::Pipe(Error::ShutDown { .. })),
+        "{error}"
+    );
+    assert!(undelivered_until_closed(&mut from).await.is_empty());
+    for n in 0..100 {
+        assert_eq!(heard(&mut hears).await, n);
+    }
+    let error = PipeClient::connect(&a).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn shutting_down_waits_for_requests_of_both_sides() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("shutdown-requests-{it}")));
+    let started = Arc::new(Semaphore::new(0));
+    let released = Arc::new(Semaphore::new(0));
+    let slow = |name: &str| {
+        let (start, release) = (started.clone(), released.clone());
+        patient(name).on("slow", move |_| {
+            let (start, release) = (start.clone(), release.clone());
+            async move {
+                start.add_permits(1);
+                release.acquire().await?.forget();
+                Ok("done")
+            }
+        })
+    };
+    let (mut one, two) = (bind(slow(&a)).await, bind(slow(&b)).await);
+    let (asks, asked) = (one.handle(), two.handle());
+    let requests =
+        async { tokio::join!(asks.request(&b, "slow", ()), asked.request(&a, "slow", ())) };
+    let ending = async {
+        started.acquire_many(2).await.unwrap().forget();
+        one.handle().shutdown();
+        assert!(stays_pending(&mut one.next()).await);
+        released.add_permits(2);
+        undelivered_until_closed(&mut one).await
+    };
+    let (replies, undelivered) = within(async { tokio::join!(requests, ending) }).await;
+    assert_eq!(replies.0.unwrap(), "done");
+    assert_eq!(replies.1.unwrap(), "done");
+    assert!(undelivered.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_left_at_the_drain_timeout_is_told() {
+    let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("drain-{it}")));
+    let builder = patient(&a).drain_timeout(SOON);
+    let mut from = bind(builder.on("wait", async |_| Ok(std::future::pending::<()>().await))).await;
+    let handle = from.handle();
+    for n in 0..5 {
+        handle.send(&nobody, "count", n).await.unwrap();
+    }
+    let mut request = Box::pin(handle.request(&nobody, "ask", ()));
+    assert!(stays_pending(&mut request).await);
+    // Two that are being handled, and a client that does not leave when it is asked to.
+    let mut client = Raw::connect(&a).await;
+    client.says(json!({"action": "wait", "from": "raw"})).await;
+    client
+        .says(json!({"action": "wait", "from": "raw", "id": 1}))
+        .await;
+    assert!(stays_pending(&mut from.next()).await);
+
+    handle.shutdown();
+    assert_eq!(client.hears().await, json!({"from": a, "closing": true}));
+    let (mut undelivered, mut unhandled) = (Vec::new(), 0);
+    loop {
+        match event(&mut from).await {
+            EndpointEvent::Undelivered {
+                to,
+                envelope,
+                error,
+                ..
+            } => {
+                assert_eq!(to, nobody);
+                assert!(matches!(error, EndpointError::Pipe(Error::ShutDown { .. })));
+                undelivered.push(envelope.data);
+            }
+            EndpointEvent::Error(EndpointError::Unhandled { messages, .. }) => {
+                unhandled += messages
+            }
+            EndpointEvent::Closed => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(undelivered, [0, 1, 2, 3, 4]);
+    assert_eq!(unhandled, 2);
+    assert!(within(from.next()).await.is_none());
+    let error = within(request).await.unwrap_err();
+    assert!(
+        matches!(error, EndpointError::Pipe(Error::ShutDown { .. })),
+        "{error}"
+    );
+    assert!(within(client.0.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn dropping_an_endpoint_ends_everything_and_leaves_no_task() {
+    let [a, b, nobody] = ["a", "b", "nobody"].map(|it| unique_name(&format!("drop-{it}")));
+    let tasks = tokio::runtime::Handle::current().metrics();
+    let mut server = PipeServer::bind(&b).unwrap();
+    let builder = patient(&a).on("wait", async |_| Ok(std::future::pending::<()>().await));
+    let mut from = bind(builder).await;
+    let handle = from.handle();
+    handle.send(&nobody, "waits", ()).await.unwrap();
+    handle.send(&b, "large", "x".repeat(LARGE)).await.unwrap();
+    handle.send(&b, "waits", ()).await.unwrap();
+    let mut request = Box::pin(handle.request(&nobody, "ask", ()));
+    assert!(stays_pending(&mut request).await);
+    let mut to = within(server.accept()).await.unwrap();
+    let mut client = Raw::connect(&a).await;
+    client
+        .says(json!({"action": "wait", "from": "raw", "id": 1}))
+        .await;
+    assert!(stays_pending(&mut from.next()).await);
+    assert!(tasks.num_alive_tasks() >= 5);
+
+    drop(from);
+    // The message that was on its way is not whole, and nothing comes behind it.
+    let rest = within(to.next()).await;
+    assert!(cfg!(windows) || !matches!(rest, Some(Ok(_))));
+    assert!(!matches!(within(client.0.next()).await, Some(Ok(_))));
+    let error = within(request).await.unwrap_err();
+    assert!(matches!(error, EndpointError::Unanswered { .. }), "{error}");
+    let error = handle.try_send(&b, "late", ()).unwrap_err();
+    assert!(
+        matches!(error, EndpointError::Pipe(Error::ShutDown { .. })),
+        "{error}"
+    );
+    drop((to, client, server));
+    within(async {
+        while tasks.num_alive_tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
