@@ -3,19 +3,22 @@
 
 mod common;
 
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use asyncipc::{
     BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Envelope, Error, PipeClient,
-    PipeConnection, PipeServer, PipeStream,
+    PipeConnection, PipeName, PipeServer, PipeStream,
 };
 use bytes::Bytes;
-use common::{PATIENCE, stays_pending, unique_name, within};
-use futures::{SinkExt, StreamExt};
+use common::{PATIENCE, skipped, stays_pending, unique_name, within};
+use futures::{FutureExt, SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::{Notify, Semaphore};
 
@@ -1099,4 +1102,175 @@ async fn dropping_an_endpoint_ends_everything_and_leaves_no_task() {
         }
     })
     .await;
+}
+
+/// Runs this program of `tests/peers`, where what runs it is there.
+async fn peer(program: &str, file: &str, args: &[&str]) -> Option<tokio::process::Child> {
+    match Command::new(program).arg("--version").output().await {
+        Ok(output) if output.status.success() => {}
+        other => {
+            skipped(format!("no {program} here: {other:?}"));
+            return None;
+        }
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/peers")
+        .join(file);
+    let mut command = Command::new(program);
+    command
+        .arg(path)
+        .args(args)
+        .env("PYTHONIOENCODING", "utf-8");
+    command.stdout(Stdio::piped()).kill_on_drop(true);
+    Some(command.spawn().unwrap())
+}
+
+async fn is_served_by_an_endpoint(program: &str, file: &str, args: &[&str]) {
+    let name = unique_name("foreign");
+    let mut endpoint = bind(patient(&name).on("sum", async |message| {
+        let numbers: Vec<i64> = message.parse()?;
+        Ok(numbers.iter().sum::<i64>())
+    }))
+    .await;
+    let path = endpoint.pipe().to_string();
+    let args: Vec<&str> = args.iter().copied().chain([path.as_str()]).collect();
+    let Some(peer) = peer(program, file, &args).await else {
+        return;
+    };
+    let hello = message(&mut endpoint).await;
+    assert_eq!(hello.action, "hello");
+    assert_eq!(hello.data, json!({"text": "grüße 🦀"}));
+    let output = within(peer.wait_with_output()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .collect::<Vec<_>>(),
+        ["1: 6", "2: there is no handler for it"]
+    );
+}
+
+#[tokio::test]
+async fn a_client_in_node_takes_part() {
+    is_served_by_an_endpoint("node", "endpoint.js", &["client"]).await;
+}
+
+#[cfg(unix)] // Python's standard library has no named pipe that reads and writes at a time.
+#[tokio::test]
+async fn a_client_in_python_takes_part() {
+    is_served_by_an_endpoint("python3", "endpoint.py", &[]).await;
+}
+
+#[tokio::test]
+async fn a_server_in_node_takes_part() {
+    let [name, node] = ["own", "node"].map(|it| unique_name(&format!("foreign-{it}")));
+    let path = PipeName::new(&node).unwrap().to_string();
+    let mut endpoint = bind(patient(&name)).await;
+    let Some(peer) = peer("node", "endpoint.js", &["server", &path]).await else {
+        return;
+    };
+    let handle = endpoint.handle();
+    for n in 0..100 {
+        handle.send(&node, "count", n).await.unwrap();
+    }
+    let doubled = within(handle.request(&node, "double", 21)).await.unwrap();
+    assert_eq!(doubled, 42);
+    let news = message(&mut endpoint).await;
+    assert_eq!((news.action.as_str(), news.from.as_str()), ("news", "node"));
+    let error = within(handle.request(&node, "triple", 1))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().ends_with("no triple here"), "{error}");
+    handle.send(&node, "end", ()).await.unwrap();
+    let output = within(peer.wait_with_output()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let counted = String::from_utf8_lossy(&output.stdout);
+    let expected: Vec<_> = (0..100).map(|n| format!("count: {n}")).collect();
+    assert_eq!(counted.lines().collect::<Vec<_>>(), expected);
+}
+
+/// In processes of their own: three that are killed in the middle, and one that lives to the end.
+#[tokio::test]
+async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_lost_or_comes_twice() {
+    const TEST: &str =
+        "when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_lost_or_comes_twice";
+    if let Some(name) = common::role() {
+        // Says what it has handled, until it is killed or told to end.
+        let builder = patient(&name).on("count", async |message| {
+            println!("handled {}", message.data);
+            Ok(())
+        });
+        let endpoint = bind(builder).await;
+        let handle = endpoint.handle();
+        endpoint.handle().on("end", move |_| {
+            handle.shutdown();
+            async { Ok(()) }
+        });
+        endpoint.run().await;
+        return;
+    }
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("killed-{it}")));
+    let mut from = bind(patient(&a)).await;
+    let handle = from.handle();
+    let to = b.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let sending = tokio::spawn(async move {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut n = 0;
+        while stopped.as_mut().now_or_never().is_none() {
+            handle.send(&to, "count", n).await.unwrap();
+            n += 1;
+        }
+        handle.send(&to, "end", ()).await.unwrap();
+        n
+    });
+    // What is told besides: those that were killed had not read everything.
+    let events = tokio::spawn(async move {
+        while let Some(event) = from.next().await {
+            match event {
+                EndpointEvent::Error(EndpointError::Unread { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    let mut generations = Vec::new();
+    let mut stop = Some(stop);
+    for generation in 0..4 {
+        let mut command = Command::from(common::itself(TEST));
+        command.env(common::ROLE, &b).stdout(Stdio::piped());
+        let mut child = command.kill_on_drop(true).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut handled: Vec<usize> = Vec::new();
+        while let Some(line) = within(lines.next_line()).await.unwrap() {
+            // The test harness writes there too.
+            let Some((_, n)) = line.split_once("handled ") else {
+                continue;
+            };
+            handled.push(n.parse().unwrap());
+            if handled.len() == 50 {
+                match generation {
+                    3 => drop(stop.take()),
+                    _ => child.start_kill().unwrap(),
+                }
+            }
+        }
+        within(child.wait()).await.unwrap();
+        generations.push(handled);
+    }
+    let sent = within(sending).await.unwrap();
+    for handled in &generations {
+        // Within one life, none is missing and none is out of order.
+        assert!(
+            handled.windows(2).all(|it| it[1] == it[0] + 1),
+            "{handled:?}"
+        );
+    }
+    for lives in generations.windows(2) {
+        // From one life to the next, some are lost, or one comes twice.
+        assert!(lives[1][0] >= lives[0][lives[0].len() - 1], "{lives:?}");
+    }
+    assert_eq!(generations[0][0], 0);
+    assert_eq!(generations[3].last(), Some(&(sent - 1)));
+    events.abort();
+    assert!(!events.await.is_err_and(|it| it.is_panic()));
 }
