@@ -1,5 +1,4 @@
 //! Messages between programs that know each other by name.
-#![cfg(feature = "endpoint")]
 
 mod common;
 
@@ -60,6 +59,11 @@ async fn collecting(name: &str, action: &str) -> (Endpoint, UnboundedReceiver<En
         async move { Ok(heard.send(message)?) }
     });
     (bind(builder).await, hears)
+}
+
+/// What a handler does that never ends.
+async fn for_ever() -> Result<(), BoxError> {
+    std::future::pending().await
 }
 
 async fn event(endpoint: &mut Endpoint) -> EndpointEvent {
@@ -360,7 +364,10 @@ async fn a_request_begins_after_the_messages_before_it_and_does_not_wait_for_a_s
     let builder = patient(&b)
         .on("set", move |message| {
             let set = set.clone();
-            async move { Ok(set.store(message.parse()?, Ordering::Relaxed)) }
+            async move {
+                set.store(message.parse()?, Ordering::Relaxed);
+                Ok(())
+            }
         })
         .on("get", move |_| {
             let get = get.clone();
@@ -368,7 +375,10 @@ async fn a_request_begins_after_the_messages_before_it_and_does_not_wait_for_a_s
         })
         .on("wait", move |_| {
             let wait = wait.clone();
-            async move { Ok(wait.notified().await) }
+            async move {
+                wait.notified().await;
+                Ok(())
+            }
         });
     let _to = bind(builder).await;
     let handle = from.handle();
@@ -387,7 +397,7 @@ async fn a_request_begins_after_the_messages_before_it_and_does_not_wait_for_a_s
 async fn a_request_that_is_not_answered_ends_at_its_deadline_and_says_what_is_known() {
     let [a, b, nobody] = ["a", "b", "nobody"].map(|it| unique_name(&format!("deadline-{it}")));
     let from = bind(patient(&a).request_timeout(SOON)).await;
-    let _to = bind(patient(&b).on("wait", async |_| Ok(std::future::pending::<()>().await))).await;
+    let _to = bind(patient(&b).on("wait", async |_| for_ever().await)).await;
     for (to, known) in [(&b, "it has the request"), (&nobody, "no server listens")] {
         let request = from.handle().request(to, "wait", ()).await;
         let error = request.unwrap_err();
@@ -1014,7 +1024,7 @@ async fn shutting_down_waits_for_requests_of_both_sides() {
 async fn what_is_left_at_the_drain_timeout_is_told() {
     let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("drain-{it}")));
     let builder = patient(&a).drain_timeout(SOON);
-    let mut from = bind(builder.on("wait", async |_| Ok(std::future::pending::<()>().await))).await;
+    let mut from = bind(builder.on("wait", async |_| for_ever().await)).await;
     let handle = from.handle();
     for n in 0..5 {
         handle.send(&nobody, "count", n).await.unwrap();
@@ -1067,7 +1077,7 @@ async fn dropping_an_endpoint_ends_everything_and_leaves_no_task() {
     let [a, b, nobody] = ["a", "b", "nobody"].map(|it| unique_name(&format!("drop-{it}")));
     let tasks = tokio::runtime::Handle::current().metrics();
     let mut server = PipeServer::bind(&b).unwrap();
-    let builder = patient(&a).on("wait", async |_| Ok(std::future::pending::<()>().await));
+    let builder = patient(&a).on("wait", async |_| for_ever().await);
     let mut from = bind(builder).await;
     let handle = from.handle();
     handle.send(&nobody, "waits", ()).await.unwrap();

@@ -479,6 +479,55 @@ async fn the_worker_alone_says_that_it_has_no_channel() {
     assert!(error.starts_with("no channel to the parent"), "{error}");
 }
 
+#[cfg(feature = "endpoint")]
+#[tokio::test]
+async fn two_endpoints_talk_by_name_also_when_one_of_them_is_started_again() {
+    let [gui, worker] = ["gui", "worker"].map(|it| unique_name(&format!("example-{it}")));
+    let start = async |name: &str, to: &str| {
+        let mut endpoint = Running::start(example("endpoints", &[name, "--to", to]));
+        let ready = endpoint.line().await;
+        assert!(
+            ready.starts_with("ready on ") && ready.contains(name),
+            "{ready}"
+        );
+        endpoint
+    };
+    let mut one = start(&gui, &worker).await;
+    // Nobody is there yet.
+    one.types("hello").await;
+    let mut two = start(&worker, &gui).await;
+    assert_eq!(two.line().await, format!("{gui}: hello"));
+    two.types("? good day").await;
+    assert_eq!(two.line().await, format!("{gui} replies \"GOOD DAY\""));
+
+    // The end of its input ends it, in order.
+    drop(two.stdin.take());
+    assert_eq!(two.ended().await, (Some(0), vec!["closed".to_string()]));
+    for line in ["one", "two", "three"] {
+        one.types(line).await;
+    }
+    let mut two = start(&worker, &gui).await;
+    for line in ["one", "two", "three"] {
+        assert_eq!(two.line().await, format!("{gui}: {line}"));
+    }
+    two.types("again").await;
+    assert_eq!(one.line().await, format!("{worker}: again"));
+}
+
+#[cfg(feature = "endpoint")]
+#[tokio::test]
+async fn an_endpoint_says_what_it_could_not_deliver() {
+    let [name, nobody] = ["own", "nobody"].map(|it| unique_name(&format!("example-{it}")));
+    let args = [&name, "--to", &nobody, "--give-up-after", "0.05"];
+    let mut endpoint = Running::start(example("endpoints", &args));
+    assert!(endpoint.line().await.starts_with("ready on "));
+    endpoint.types("hello").await;
+    let told = endpoint.line().await;
+    let expected = format!("\"hello\" was not delivered: not delivered to {nobody} within ");
+    assert!(told.starts_with(&expected), "{told}");
+    assert!(told.contains("no server listens on"), "{told}");
+}
+
 #[tokio::test]
 async fn raw_bytes_arrive_as_they_were_sent() {
     let name = unique_name("example-raw");

@@ -334,7 +334,7 @@ async fn messages_that_were_sent_while_nobody_read_the_events_are_told_together(
         }
     }
     assert_eq!(told, count);
-    assert_eq!(bytes, (0..count).map(|n| n % 100).sum());
+    assert_eq!(bytes, (0..count).map(|n| n % 100).sum::<usize>());
     assert!(events < 200, "{events}");
 }
 

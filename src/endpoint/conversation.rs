@@ -72,19 +72,16 @@ impl Conversation {
             let event = EndpointEvent::Error(error.into());
             self.endpoint.tell(event).await;
         }
-        let mut closed = Ok(());
-        if self.link.gone.is_cancelled() {
-            closed = self.link.left(self.receiver.is_terminated()).await;
-        }
         while self.in_hand() > 0 {
             tokio::select! {
                 () = first(&mut self.messages) => drop(self.messages.pop_front()),
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
             }
         }
-        if !self.link.gone.is_cancelled() {
-            closed = self.link.close().await;
-        }
+        let closed = match self.link.gone.is_cancelled() {
+            true => self.link.left(self.receiver.is_terminated()).await,
+            false => self.link.close().await,
+        };
         self.link.end();
         let error = match (&self.to, closed) {
             // Those who have connected to us have only missed replies.

@@ -188,7 +188,8 @@ impl EndpointHandle {
     ///
     /// Nobody is accepted, and nothing new can be sent. Those who are connected are asked to send
     /// no more; what they have sent is handled, and what was accepted for sending goes out, for
-    /// up to `drain_timeout`. The rest is told by events.
+    /// up to `drain_timeout`. The rest is told by events. Whoever does not end its connection when
+    /// asked to, as a program of another kind may not, is waited for until then.
     pub fn shutdown(&self) {
         self.0.shut_down_now();
     }
