@@ -398,15 +398,23 @@ async fn a_request_that_is_not_answered_ends_at_its_deadline_and_says_what_is_kn
     let [a, b, nobody] = ["a", "b", "nobody"].map(|it| unique_name(&format!("deadline-{it}")));
     let from = bind(patient(&a).request_timeout(SOON)).await;
     let _to = bind(patient(&b).on("wait", async |_| for_ever().await)).await;
-    for (to, known) in [(&b, "it has the request"), (&nobody, "no server listens")] {
-        let request = from.handle().request(to, "wait", ()).await;
-        let error = request.unwrap_err();
-        assert!(
-            matches!(&error, EndpointError::NoReply { waited, .. } if *waited >= SOON),
-            "{error:?}"
-        );
-        assert!(error.to_string().contains(known), "{error}");
-        assert!(error.to_string().contains(to), "{error}");
+    for (to, known) in [(&b, "it has not answered"), (&nobody, "no server listens")] {
+        // On a busy machine, little is known so soon.
+        let asking = async {
+            loop {
+                let error = from.handle().request(to, "wait", ()).await.unwrap_err();
+                let text = error.to_string();
+                assert!(
+                    matches!(error, EndpointError::NoReply { waited, .. } if waited >= SOON),
+                    "{text}"
+                );
+                assert!(text.contains(to), "{text}");
+                if text.contains(known) {
+                    break;
+                }
+            }
+        };
+        within(asking).await;
     }
 }
 
@@ -562,10 +570,10 @@ async fn what_cannot_be_delivered_comes_back_in_order_with_the_reason() {
                     matches!(&error, EndpointError::Undelivered { waited, .. } if *waited >= SOON),
                     "{error:?}"
                 );
-                if n == 0 {
-                    let text = error.to_string();
-                    assert!(text.contains("no server listens on"), "{text}");
-                }
+                // On a busy machine, there may have been no attempt so soon.
+                let text = error.to_string();
+                let reasons = ["no server listens on", "its turn did not come"];
+                assert!(reasons.iter().any(|it| text.contains(it)), "{text}");
             }
             other => panic!("{other:?}"),
         }
@@ -584,7 +592,7 @@ async fn what_cannot_be_delivered_comes_back_in_order_with_the_reason() {
 async fn a_program_that_does_not_read_gets_the_message_later_or_its_sender_gets_it_back() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("stuck-{it}")));
     let mut server = PipeServer::bind(&b).unwrap();
-    let mut from = bind(patient(&a).give_up_after(SOON)).await;
+    let mut from = bind(patient(&a).give_up_after(20 * SOON)).await;
     let large = "x".repeat(LARGE);
     from.handle().send(&b, "large", &large).await.unwrap();
     let _stuck = within(server.accept()).await.unwrap();

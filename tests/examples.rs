@@ -518,7 +518,7 @@ async fn two_endpoints_talk_by_name_also_when_one_of_them_is_started_again() {
 #[tokio::test]
 async fn an_endpoint_says_what_it_could_not_deliver() {
     let [name, nobody] = ["own", "nobody"].map(|it| unique_name(&format!("example-{it}")));
-    let args = [&name, "--to", &nobody, "--give-up-after", "0.05"];
+    let args = [&name, "--to", &nobody, "--give-up-after", "1"];
     let mut endpoint = Running::start(example("endpoints", &args));
     assert!(endpoint.line().await.starts_with("ready on "));
     endpoint.types("hello").await;

@@ -154,7 +154,7 @@ impl EndpointHandle {
             to: to.into(),
             action: action.into(),
             waited: started.elapsed(),
-            reason: reason.unwrap_or_else(|| "it has the request".into()),
+            reason: reason.unwrap_or_else(|| "it has not answered".into()),
         })
     }
 

@@ -154,7 +154,11 @@ impl Destination {
     async fn deliver_all(&mut self) {
         while self.take_next().await {
             let deadline = self.deadline();
-            if until(deadline, self.deliver()).await.is_none() {
+            // What has waited for too long behind others is not begun with.
+            if deadline.is_some_and(|it| it <= Instant::now()) {
+                self.give_up().await;
+            } else if until(deadline, self.deliver()).await.is_none() {
+                self.cut();
                 self.give_up().await;
             }
         }
@@ -291,7 +295,6 @@ impl Destination {
 
     /// What could not be delivered in time goes back to whoever sent it.
     async fn give_up(&mut self) {
-        self.cut();
         let Some(accepted) = self.current.take() else {
             return;
         };
