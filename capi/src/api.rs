@@ -1,0 +1,234 @@
+//! The functions, which read what C points to, and answer with a code.
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the comments are those of the header, which say what C has to see to"
+)]
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{ptr, slice};
+
+use asyncipc::{Error, PipeName};
+use bytes::Bytes;
+
+use crate::callbacks::{Callbacks, Caller};
+use crate::failure::{self, Code, Failure};
+use crate::logging;
+use crate::options::Key;
+use crate::pipe::{Kind, Pipe, Role};
+use crate::registry::{self, Handle};
+
+/// Makes an instance, which does nothing before asyncipc_create(). `kind` is one of asyncipc_kind.
+/// The caller has to asyncipc_destroy() it.
+///
+/// Errors: INVALID_ARGUMENT; then `*pipe` is null.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_create_instance(kind: c_int, pipe: *mut *mut Handle) -> Code {
+    answer(|| {
+        if pipe.is_null() {
+            return Err(null("the place for the pipe"));
+        }
+        // SAFETY: not null; whoever calls says that it is a place for a pointer.
+        unsafe { pipe.write(ptr::null_mut()) };
+        let handle = registry::add(Pipe::new(Kind::from_number(kind)?))?;
+        // SAFETY: as above.
+        unsafe { pipe.write(handle) };
+        Ok(())
+    })
+}
+
+/// Logs what all pipes of this process do to standard error, in lines that begin with `process_name`,
+/// which is UTF-8. The environment variable ASYNCIPC_LOG says how much: off, error, warn, info (the
+/// default), debug or trace. Nothing is logged otherwise.
+///
+/// Errors: INVALID_ARGUMENT, also for the variable; WRONG_STATE when called again, which changes
+/// nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_init_logging(process_name: *const c_char) -> Code {
+    answer(|| {
+        // SAFETY: whoever calls says that it is null or a text.
+        let name = unsafe { text(process_name, "the name of the process") }?;
+        let bad = |_| Failure::new(Code::InvalidArgument, "the process's name is not UTF-8");
+        logging::init(name.to_str().map_err(bad)?)
+    })
+}
+
+/// Sets an option for the next asyncipc_create(). `option` is one of asyncipc_option.
+///
+/// Errors: INVALID_ARGUMENT, INVALID_HANDLE, UNSUPPORTED; WRONG_STATE between asyncipc_create() and
+/// the end of the pipe.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_set_option(pipe: *mut Handle, option: c_int, value: u64) -> Code {
+    answer(|| registry::find(pipe)?.set_option(Key::from_number(option)?, value))
+}
+
+/// Begins. A server listens when this has returned, and clients can connect. A client connects in
+/// the background, and on_connected() tells how that went.
+///
+/// `name` is UTF-8: a plain name such as "echo", which both ends find, or a full path such as
+/// \\.\pipe\echo or /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is copied, and null
+/// for none. `user` is for the callbacks alone, and must be there until the last one has returned,
+/// in a way that another thread may use it.
+///
+/// After asyncipc_exit() has returned it can be called again, and by a client without that, in or after
+/// its on_disconnected() or an on_connected() that failed. The callbacks may come from another thread
+/// then, but still one at a time.
+///
+/// Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
+/// started. For servers, and these get on_create() too: ADDRESS_IN_USE, ACCESS_DENIED, IO.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_create(
+    pipe: *mut Handle,
+    name: *const c_char,
+    role: c_int,
+    callbacks: *const Callbacks,
+    user: *mut c_void,
+) -> Code {
+    answer(|| {
+        let found = registry::find(pipe)?;
+        // SAFETY: whoever calls says that it is null or a text.
+        let name = unsafe { text(name, "the name of the pipe") }?;
+        let bad = |_| Failure::new(Code::InvalidName, format!("{name:?} is not UTF-8"));
+        let name = PipeName::new(name.to_str().map_err(bad)?).map_err(Error::from)?;
+        let role = Role::from_number(role)?;
+        // SAFETY: null or a table, says whoever calls.
+        let callbacks = unsafe { callbacks.as_ref() }.copied().unwrap_or_default();
+        // SAFETY: as the documentation above asks for.
+        let caller = unsafe { Caller::new(pipe, user, callbacks) };
+        found.create(name, role, caller)
+    })
+}
+
+/// Sends a message of `size` bytes, any bytes: a client to the server, and a server to all that are
+/// connected. The bytes are copied into a queue for each; on_send() tells when the system has them.
+/// `data` may be null if `size` is 0: empty messages are messages.
+///
+/// When a queue is full this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT, and in a callback not
+/// at all. While it waits, hold no lock that a callback takes. Messages that one thread sends arrive
+/// in their order.
+///
+/// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
+/// nobody is there yet or any more, MESSAGE_TOO_LARGE, SHUT_DOWN after asyncipc_exit(). QUEUE_FULL:
+/// those clients that the text names do not get it, all others do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_send(
+    pipe: *mut Handle,
+    data: *const c_void,
+    size: usize,
+) -> Code {
+    answer(|| {
+        let found = registry::find(pipe)?;
+        // SAFETY: whoever calls says that the bytes are there.
+        found.send(unsafe { message(data, size) }?)
+    })
+}
+
+/// As asyncipc_send(), to one client.
+///
+/// Errors: the same; NOT_CONNECTED when this client is not there, QUEUE_FULL when it does not get it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_send_to(
+    pipe: *mut Handle,
+    client: u64,
+    data: *const c_void,
+    size: usize,
+) -> Code {
+    answer(|| {
+        let found = registry::find(pipe)?;
+        // SAFETY: whoever calls says that the bytes are there.
+        found.send_to(client, unsafe { message(data, size) }?)
+    })
+}
+
+/// Ends the connection of one client: what waits for it is sent before, up to
+/// ASYNCIPC_OPTION_DRAIN_TIMEOUT. Does not wait: on_disconnected() says when it is done.
+///
+/// Errors: INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when this client is not
+/// there, SHUT_DOWN.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> Code {
+    answer(|| registry::find(pipe)?.disconnect(client))
+}
+
+/// Ends it orderly: nobody is accepted and nothing is received any more. What waits in the queues is
+/// sent, and waited for until the other end has read it, up to ASYNCIPC_OPTION_DRAIN_TIMEOUT; then
+/// each client gets its on_disconnected(). A client that is not connected yet gets its on_connected(),
+/// with ASYNCIPC_RESULT_SHUT_DOWN.
+///
+/// Returns when the last callback has, and so must not be called with a lock held that a callback
+/// takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
+/// ended.
+///
+/// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_exit(pipe: *mut Handle) -> Code {
+    answer(|| registry::find(pipe)?.exit())
+}
+
+/// Does what asyncipc_exit() does, and frees the pipe: from the beginning of this call, its handle is
+/// that of no pipe. No callback is called after this has returned.
+///
+/// In a callback, of whichever pipe, it returns at once: no callback of this pipe begins any more,
+/// what waits in its queues is still sent, and what another thread is in the middle of goes on.
+///
+/// Errors: INVALID_ARGUMENT for a null pointer; INVALID_HANDLE when it was destroyed before, also when
+/// that is still going on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn asyncipc_destroy(pipe: *mut Handle) -> Code {
+    answer(|| {
+        registry::remove(pipe)?.destroy();
+        Ok(())
+    })
+}
+
+/// What the last error of this thread says, in English and UTF-8, with the name, size or time in it;
+/// "" if there was none. In a callback that was given something other than ASYNCIPC_RESULT_OK, it is
+/// about that. The text is there until the next error of this thread, and must not be freed.
+#[unsafe(no_mangle)]
+pub extern "C" fn asyncipc_last_error() -> *const c_char {
+    failure::last()
+}
+
+/// No panic leaves this library.
+fn answer(call: impl FnOnce() -> Result<(), Failure>) -> Code {
+    let answered = catch_unwind(AssertUnwindSafe(call));
+    match answered.unwrap_or_else(|panic| Err(Failure::panic(&*panic))) {
+        Ok(()) => Code::Ok,
+        Err(failure) => failure::tell(failure),
+    }
+}
+
+fn null(what: &str) -> Failure {
+    Failure::new(Code::InvalidArgument, format!("{what} is a null pointer"))
+}
+
+/// # Safety
+///
+/// Null, or a text that ends with NUL and stays as it is for as long as the result is used.
+unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a CStr, Failure> {
+    if text.is_null() {
+        return Err(null(what));
+    }
+    // SAFETY: not null, and otherwise as promised.
+    Ok(unsafe { CStr::from_ptr(text) })
+}
+
+/// # Safety
+///
+/// `size` bytes can be read at `data`, unless it is null.
+unsafe fn message(data: *const c_void, size: usize) -> Result<Bytes, Failure> {
+    if size == 0 {
+        return Ok(Bytes::new());
+    }
+    if data.is_null() {
+        return Err(null("the message"));
+    }
+    if isize::try_from(size).is_err() {
+        let text = format!("nothing in memory is {size} bytes long");
+        return Err(Failure::new(Code::InvalidArgument, text));
+    }
+    // SAFETY: not null, not longer than anything can be, and otherwise as promised.
+    Ok(Bytes::copy_from_slice(unsafe {
+        slice::from_raw_parts(data.cast(), size)
+    }))
+}

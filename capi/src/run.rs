@@ -1,0 +1,329 @@
+//! The life of a pipe, from asyncipc_create() to its last callback: a thread with a runtime of its
+//! own, so that the callbacks of one pipe never hold another one back.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use asyncipc::{ClientBuilder, Error, Event, HubBuilder, HubHandle, PipeHub, PipeName};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::{self, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::callbacks::Caller;
+use crate::failure::{Code, Failure};
+use crate::options::Options;
+use crate::pipe::{Kind, Role};
+use crate::sync::{lock, wait};
+use crate::sys;
+
+thread_local! {
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is called from a callback: there, nothing may wait.
+pub(crate) fn is_callback() -> bool {
+    // Nothing else that comes here runs on our threads.
+    IS_OURS.get()
+}
+
+/// What a run begins with.
+pub(crate) struct Start {
+    pub(crate) name: PipeName,
+    pub(crate) role: Role,
+    pub(crate) kind: Kind,
+    pub(crate) options: Options,
+    pub(crate) caller: Caller,
+    pub(crate) silenced: Arc<AtomicBool>,
+    /// Over, but perhaps still in its last callback.
+    pub(crate) previous: Option<Arc<Run>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Run {
+    name: PipeName,
+    send_timeout: Duration,
+    /// A client has it once it is connected.
+    hub: OnceLock<HubHandle>,
+    exit: CancellationToken,
+    /// Whether nothing but its last callback is left.
+    over: AtomicBool,
+    /// Whether not even that is left.
+    ended: AtomicBool,
+    silenced: Arc<AtomicBool>,
+    /// Whoever takes it waits for its end, and everybody else for the lock.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What is left to be done in the thread.
+enum Begun {
+    Listening(PipeHub),
+    Connecting(ClientBuilder, HubBuilder),
+}
+
+impl Run {
+    /// Starts the thread; and whether there is more to do there than to tell of the failure.
+    pub(crate) fn start(start: Start) -> Result<(Arc<Self>, Result<(), Failure>), Failure> {
+        let Start {
+            name,
+            role,
+            kind,
+            options,
+            caller,
+            silenced,
+            previous,
+        } = start;
+        let cannot = |error| Failure::new(Code::Io, format!("cannot start a thread: {error}"));
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(cannot)?;
+        let run = Arc::new(Run {
+            name: name.clone(),
+            send_timeout: options.send_timeout(),
+            hub: OnceLock::new(),
+            exit: CancellationToken::new(),
+            over: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            silenced,
+            thread: Mutex::default(),
+        });
+        let begun = {
+            let _entered = runtime.enter();
+            match role {
+                Role::Server => run.listen(&options, kind, name),
+                Role::Client => {
+                    let client = options.client(kind, name);
+                    Ok(Begun::Connecting(client, options.hub()))
+                }
+            }
+        };
+        let (begun, outcome) = match begun {
+            Ok(begun) => (Ok(begun), Ok(())),
+            Err(failure) => (Err(failure.clone()), Err(failure)),
+        };
+        run.over.store(begun.is_err(), Ordering::Release);
+        let life = {
+            let run = run.clone();
+            move || run.live(runtime, begun, &caller, previous)
+        };
+        let thread = thread::Builder::new().name("asyncipc".into()).spawn(life);
+        *lock(&run.thread) = Some(thread.map_err(cannot)?);
+        Ok((run, outcome))
+    }
+
+    fn listen(&self, options: &Options, kind: Kind, name: PipeName) -> Result<Begun, Failure> {
+        let server = options.server(kind, name).bind()?;
+        let hub = options.hub().serve(server);
+        let _ = self.hub.set(hub.handle());
+        Ok(Begun::Listening(hub))
+    }
+
+    fn live(
+        &self,
+        runtime: Runtime,
+        begun: Result<Begun, Failure>,
+        caller: &Caller,
+        previous: Option<Arc<Run>>,
+    ) {
+        IS_OURS.set(true);
+        sys::block_sigpipe();
+        let _end = End(self);
+        if let Some(previous) = previous {
+            previous.wait_for_end();
+        }
+        match begun {
+            Ok(begun) => {
+                self.call(|| caller.on_create(None));
+                runtime.block_on(self.converse(begun, caller));
+            }
+            Err(failure) => self.call(|| caller.on_create(Some(failure))),
+        }
+        // An attempt to reach another machine may still block a thread.
+        runtime.shutdown_background();
+    }
+
+    async fn converse(&self, begun: Begun, caller: &Caller) {
+        let (mut hub, role) = match begun {
+            Begun::Listening(hub) => (hub, Role::Server),
+            Begun::Connecting(client, hub) => match self.connect(client, hub).await {
+                Ok(hub) => (hub, Role::Client),
+                Err(failure) => {
+                    self.over.store(true, Ordering::Release);
+                    return self.call(|| caller.on_connected(0, Some(failure)));
+                }
+            },
+        };
+        let mut open = true;
+        loop {
+            let event = tokio::select! {
+                () = self.exit.cancelled(), if open => {
+                    open = false;
+                    hub.handle().shutdown();
+                    continue;
+                }
+                event = hub.next() => event,
+            };
+            let Some(event) = event else { return };
+            self.call(|| match event {
+                Event::Connected { id, .. } => caller.on_connected(id, None),
+                Event::Received { id, message, .. } => caller.on_recv(id, &message),
+                Event::Sent {
+                    id, messages, len, ..
+                } => caller.on_send(id, messages, len),
+                Event::Disconnected { id, reason, .. } => {
+                    // There it can connect again.
+                    if role == Role::Client {
+                        self.over.store(true, Ordering::Release);
+                    }
+                    caller.on_disconnected(id, Failure::reason(reason));
+                }
+                // Listening, of which on_create has told.
+                _ => {}
+            });
+        }
+    }
+
+    async fn connect(&self, client: ClientBuilder, hub: HubBuilder) -> Result<PipeHub, Failure> {
+        let conn = tokio::select! {
+            biased;
+            () = self.exit.cancelled() => return Err(self.was_shut_down()),
+            conn = client.connect() => conn?,
+        };
+        let hub = hub.connected(conn);
+        let _ = self.hub.set(hub.handle());
+        Ok(hub)
+    }
+
+    fn call(&self, callback: impl FnOnce()) {
+        if !self.silenced.load(Ordering::Acquire) {
+            callback();
+        }
+    }
+
+    /// Whether another run may begin: also in the last callback of this one, unless somebody waits
+    /// for the end of all.
+    pub(crate) fn may_be_followed(&self) -> bool {
+        self.ended.load(Ordering::Acquire) || self.is_over() && !self.exit.is_cancelled()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// To everybody.
+    pub(crate) fn send(&self, message: Bytes) -> Result<(), Failure> {
+        let hub = self.hub()?;
+        match hub.clients()[..] {
+            [] => return Err(self.nobody("nobody is connected to")),
+            // Here nothing is in doubt when it leaves meanwhile.
+            [only] => return self.send_to(only, message),
+            _ => {}
+        }
+        let full = hub.broadcast(message.clone())?;
+        // Who leaves meanwhile is not missed: its on_disconnected tells.
+        self.send_when_there_is_room(hub, full, message, |_| Ok(()))
+    }
+
+    pub(crate) fn send_to(&self, client: u64, message: Bytes) -> Result<(), Failure> {
+        let hub = self.hub()?;
+        let full = match hub.try_send(client, message.clone()) {
+            Err(Error::QueueFull { .. }) => vec![client],
+            sent => return Ok(sent?),
+        };
+        self.send_when_there_is_room(hub, full, message, |gone| Err(gone.into()))
+    }
+
+    fn send_when_there_is_room(
+        &self,
+        hub: &HubHandle,
+        full: Vec<u64>,
+        message: Bytes,
+        gone: impl Fn(Error) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut full: BTreeSet<u64> = full.into_iter().collect();
+        let timeout = match is_callback() {
+            true => Duration::ZERO,
+            false => self.send_timeout,
+        };
+        if !timeout.is_zero() {
+            let send = async |client| (client, hub.send(client, message.clone()).await);
+            let mut sends: FuturesUnordered<_> = full.iter().copied().map(send).collect();
+            let all = async {
+                while let Some((client, sent)) = sends.next().await {
+                    full.remove(&client);
+                    match sent {
+                        Err(error @ Error::UnknownClient { .. }) => gone(error)?,
+                        sent => sent?,
+                    }
+                }
+                Ok(())
+            };
+            if let Some(sent) = wait(Instant::now().checked_add(timeout), all) {
+                return sent;
+            }
+        }
+        if full.is_empty() {
+            return Ok(());
+        }
+        let clients: Vec<_> = full.iter().map(u64::to_string).collect();
+        let (clients, name) = (clients.join(", "), &self.name);
+        let text = match timeout.is_zero() {
+            true => format!("the queue of client {clients} of {name} is full"),
+            false => format!("the queue of client {clients} of {name} was full for {timeout:.1?}"),
+        };
+        Err(Failure::new(Code::QueueFull, text))
+    }
+
+    pub(crate) fn disconnect(&self, client: u64) -> Result<(), Failure> {
+        Ok(self.hub()?.disconnect(client)?)
+    }
+
+    /// The hub, if messages can be sent.
+    fn hub(&self) -> Result<&HubHandle, Failure> {
+        if self.exit.is_cancelled() {
+            return Err(self.was_shut_down());
+        }
+        match self.hub.get() {
+            Some(_) if self.is_over() => Err(self.nobody("no longer connected to")),
+            Some(hub) => Ok(hub),
+            None => Err(self.nobody("not connected to")),
+        }
+    }
+
+    fn nobody(&self, what: &str) -> Failure {
+        Failure::new(Code::NotConnected, format!("{what} {}", self.name))
+    }
+
+    fn was_shut_down(&self) -> Failure {
+        let text = format!("asyncipc_exit was called for {}", self.name);
+        Failure::new(Code::ShutDown, text)
+    }
+
+    /// Ends it orderly. Does not wait.
+    pub(crate) fn shut_down(&self) {
+        self.exit.cancel();
+    }
+
+    /// Not to be called from its callbacks.
+    pub(crate) fn wait_for_end(&self) {
+        let mut thread = lock(&self.thread);
+        if let Some(thread) = thread.take() {
+            // A panic was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// That a thread is at its end, also by a panic.
+struct End<'a>(&'a Run);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Release);
+        self.0.ended.store(true, Ordering::Release);
+    }
+}
