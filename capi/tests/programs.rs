@@ -1,0 +1,55 @@
+//! Programs in C that check by themselves what the header promises, in `tests/programs`.
+
+mod common;
+
+use common::{Build, Running, program, unique_name};
+
+/// Runs a program to its end, which has to be a good one.
+fn passes(source: &str, build: Build, arguments: &[&str]) {
+    let Some(mut command) = program(source, build) else {
+        return;
+    };
+    command.arg(unique_name("program")).args(arguments);
+    let (code, said) = Running::start(command).ends();
+    let last = said.last().map(String::as_str);
+    assert_eq!((code, last), (Some(0), Some("ok")), "{said:#?}");
+}
+
+#[test]
+fn misuse_is_an_error_and_not_a_crash() {
+    passes("tests/programs/misuse.c", Build::Plain, &[]);
+}
+
+#[test]
+fn callbacks_come_as_promised() {
+    passes("tests/programs/callbacks.c", Build::Plain, &[]);
+}
+
+#[test]
+fn the_classes_do_what_the_functions_do() {
+    passes("tests/programs/classes.cpp", Build::Plain, &[]);
+}
+
+#[cfg(windows)]
+#[test]
+fn callbacks_come_as_promised_in_message_mode() {
+    passes("tests/programs/callbacks.c", Build::Plain, &["messages"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn misuse_does_nothing_to_memory() {
+    passes("tests/programs/misuse.c", Build::Sanitized, &[]);
+}
+
+#[cfg(unix)]
+#[test]
+fn callbacks_leave_memory_as_it_should_be() {
+    passes("tests/programs/callbacks.c", Build::Sanitized, &[]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_may_be_deleted_by_its_own_delegate() {
+    passes("tests/programs/classes.cpp", Build::Sanitized, &[]);
+}
