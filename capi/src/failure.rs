@@ -115,20 +115,20 @@ impl From<Error> for Failure {
 }
 
 thread_local! {
-    static LAST: RefCell<CString> = RefCell::default();
+    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
+    static LAST: RefCell<Option<CString>> = const { RefCell::new(None) };
 }
 
 /// Keeps the failure's text for [`last`], and gives its code.
 pub(crate) fn tell(failure: Failure) -> Code {
     let text = failure.text.replace('\0', "\\0");
     // A thread that is ending has no place for it any more.
-    let _ = LAST.try_with(|last| last.replace(CString::new(text).unwrap_or_default()));
+    let _ = LAST.try_with(|last| last.replace(CString::new(text).ok()));
     failure.code
 }
 
 /// The text of this thread's last failure, which stays until the next one.
 pub(crate) fn last() -> *const c_char {
-    let none: &'static CStr = c"";
-    LAST.try_with(|last| last.borrow().as_ptr())
-        .unwrap_or(none.as_ptr())
+    let last = LAST.try_with(|last| last.borrow().as_deref().map(CStr::as_ptr));
+    last.ok().flatten().unwrap_or(c"".as_ptr())
 }

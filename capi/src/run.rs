@@ -23,6 +23,7 @@ use crate::sync::{lock, wait};
 use crate::sys;
 
 thread_local! {
+    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
