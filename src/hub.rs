@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::server::Listening;
 use crate::sync::lock;
 use crate::{
     Error, MessageCodec, Peer, PipeConnection, PipeName, PipeServer, ShutdownHandle, hub_client,
@@ -81,7 +82,7 @@ const EVENTS: usize = 64;
 /// nothing further.
 ///
 /// [`HubHandle::shutdown`] ends it orderly. Dropping the hub ends all connections at once, and
-/// what waits in the queues is lost; no task is left behind.
+/// what waits in the queues is lost; nobody can connect any more, and the tasks end.
 ///
 /// # Cancel safety
 ///
@@ -91,6 +92,8 @@ const EVENTS: usize = 64;
 pub struct PipeHub {
     events: mpsc::Receiver<Event>,
     handle: HubHandle,
+    /// That of the accept loop, if it is a server.
+    listening: Option<Listening>,
     /// Everything else: the accept loop, which has the tasks of the clients.
     _task: AbortOnDropHandle<()>,
 }
@@ -220,11 +223,14 @@ impl HubBuilder {
     pub fn serve(self, server: PipeServer) -> PipeHub {
         let shared = self.shared(
             server.name(),
+            server.codec,
             server.shutdown_handle(),
             server.drain_timeout,
         );
         let (events_in, events) = mpsc::channel(EVENTS);
-        PipeHub::spawn(shared.clone(), events, accept(server, shared, events_in))
+        let server = Listening::new(server);
+        let accepting = accept(server.clone(), shared.clone(), events_in);
+        PipeHub::spawn(shared, events, Some(server), accepting)
     }
 
     /// The hub of a client, with the server at the other end as its only client. It ends when the
@@ -236,19 +242,26 @@ impl HubBuilder {
     pub fn connected(self, conn: PipeConnection) -> PipeHub {
         let (sender, receiver) = conn.split();
         let shutdown = ShutdownHandle(CancellationToken::new());
-        let shared = self.shared(sender.name(), shutdown, sender.shared.linger);
+        let shared = self.shared(sender.name(), sender.codec, shutdown, sender.shared.linger);
         let (events_in, events) = mpsc::channel(EVENTS);
         let (connected, client) = hub_client::enter(&shared, sender, receiver, &events_in);
-        PipeHub::spawn(shared, events, async move {
+        PipeHub::spawn(shared, events, None, async move {
             if events_in.send(connected).await.is_ok() {
                 client.run().await;
             }
         })
     }
 
-    fn shared(self, name: &PipeName, shutdown: ShutdownHandle, drain: Duration) -> Arc<Shared> {
+    fn shared(
+        self,
+        name: &PipeName,
+        codec: MessageCodec,
+        shutdown: ShutdownHandle,
+        drain: Duration,
+    ) -> Arc<Shared> {
         Arc::new(Shared {
             name: name.clone(),
+            codec,
             options: self,
             drain_timeout: drain,
             shutdown,
@@ -300,10 +313,12 @@ impl PipeHub {
     fn spawn(
         shared: Arc<Shared>,
         events: mpsc::Receiver<Event>,
+        listening: Option<Listening>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         PipeHub {
             events,
+            listening,
             handle: HubHandle(shared),
             _task: AbortOnDropHandle::new(tokio::spawn(task)),
         }
@@ -339,6 +354,9 @@ impl Drop for PipeHub {
     fn drop(&mut self) {
         // For the handles: there is nobody to send to any more.
         self.handle.shutdown();
+        if let Some(listening) = &self.listening {
+            listening.stop();
+        }
     }
 }
 
@@ -378,7 +396,7 @@ impl HubHandle {
         let queue = {
             let clients = self.0.open()?;
             let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
-            client.codec.header(message.len())?;
+            self.0.codec.header(message.len())?;
             client.queue.clone()
         };
         let sent = queue.send(message).await;
@@ -393,7 +411,7 @@ impl HubHandle {
     pub fn try_send(&self, id: u64, message: Bytes) -> Result<(), Error> {
         let mut clients = self.0.open()?;
         let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
-        client.codec.header(message.len())?;
+        self.0.codec.header(message.len())?;
         match client.queue.try_send(message) {
             Ok(()) => Ok(()),
             Err(TrySendError::Closed(_)) => Err(self.0.gone(id)),
@@ -421,10 +439,9 @@ impl HubHandle {
     /// [`Error::MessageTooLarge`] and [`Error::ShutDown`]: then nobody gets it.
     pub fn broadcast(&self, message: Bytes) -> Result<Vec<u64>, Error> {
         let mut clients = self.0.open()?;
+        self.0.codec.header(message.len())?;
         let mut full = Vec::new();
         for (id, client) in clients.iter() {
-            // The limit is the same for all.
-            client.codec.header(message.len())?;
             if let Err(TrySendError::Full(_)) = client.queue.try_send(message.clone()) {
                 full.push(*id);
             }
@@ -450,9 +467,11 @@ impl HubHandle {
         Ok(())
     }
 
-    /// The numbers of those that can be sent to, the oldest first.
+    /// The numbers of those that can be sent to, the oldest first: nobody once the hub is shut
+    /// down.
     pub fn clients(&self) -> Vec<u64> {
-        self.0.lock().keys().copied().collect()
+        let clients = self.0.open();
+        clients.map_or_else(|_| Vec::new(), |it| it.keys().copied().collect())
     }
 
     /// Shuts the hub down: nobody is accepted, nothing is received, and nothing new can be sent.
@@ -467,6 +486,7 @@ impl HubHandle {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) name: PipeName,
+    codec: MessageCodec,
     options: HubBuilder,
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown: ShutdownHandle,
@@ -477,7 +497,6 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct Client {
     queue: mpsc::Sender<Bytes>,
-    codec: MessageCodec,
     end: oneshot::Sender<DisconnectReason>,
 }
 
@@ -487,11 +506,10 @@ impl Shared {
     pub(crate) fn register(
         &self,
         id: u64,
-        codec: MessageCodec,
     ) -> (mpsc::Receiver<Bytes>, oneshot::Receiver<DisconnectReason>) {
         let (queue, messages) = mpsc::channel(self.options.queue);
         let (end, ended) = oneshot::channel();
-        self.lock().insert(id, Client { queue, codec, end });
+        self.lock().insert(id, Client { queue, end });
         (messages, ended)
     }
 
@@ -540,7 +558,7 @@ impl Shared {
 }
 
 /// Accepts clients until the server is shut down, and ends when all of them have.
-async fn accept(mut server: PipeServer, shared: Arc<Shared>, events: mpsc::Sender<Event>) {
+async fn accept(server: Listening, shared: Arc<Shared>, events: mpsc::Sender<Event>) {
     // Aborted when this is.
     let mut clients = JoinSet::new();
     let _ = events.send(Event::Listening).await;
@@ -562,8 +580,7 @@ async fn accept(mut server: PipeServer, shared: Arc<Shared>, events: mpsc::Sende
         // Those that ended meanwhile.
         while clients.try_join_next().is_some() {}
     }
-    // Frees the name.
-    drop(server);
+    server.stop();
     tracing::debug!(pipe = %shared.name, clients = clients.len(), "draining");
     while clients.join_next().await.is_some() {}
 }

@@ -36,7 +36,7 @@ pub(crate) fn enter(
         user: None,
     });
     tracing::debug!(pipe = %shared.name, id, peer = peer.process_id, "connected");
-    let (queue, end) = shared.register(id, sender.codec);
+    let (queue, end) = shared.register(id);
     let client = HubClient {
         id,
         receiver,

@@ -1,7 +1,7 @@
 use std::future::{Future, IntoFuture, Pending, pending, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::field::Empty;
 
 use crate::stats::Totals;
 use crate::stream::DEFAULT_LINGER;
-use crate::sync::until;
+use crate::sync::{lock, until};
 use crate::sys::{Limits, ListenOptions};
 use crate::{
     Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, ServerStats,
@@ -57,7 +57,7 @@ pub struct PipeServer {
     /// `None` once shut down.
     listener: Option<PipeListener>,
     name: PipeName,
-    codec: MessageCodec,
+    pub(crate) codec: MessageCodec,
     low_latency: Duration,
     pub(crate) drain_timeout: Duration,
     shutdown: ShutdownHandle,
@@ -209,6 +209,26 @@ impl Stream for PipeServer {
 impl FusedStream for PipeServer {
     fn is_terminated(&self) -> bool {
         self.listener.is_none()
+    }
+}
+
+/// A server whose accept loop has no say in when the name is free again.
+#[derive(Clone, Debug)]
+pub(crate) struct Listening(Arc<Mutex<PipeServer>>);
+
+impl Listening {
+    pub(crate) fn new(server: PipeServer) -> Self {
+        Listening(Arc::new(Mutex::new(server)))
+    }
+
+    /// As [`PipeServer::accept`].
+    pub(crate) async fn accept(&self) -> Result<PipeConnection, Error> {
+        poll_fn(|cx| lock(&self.0).poll_accept(cx)).await
+    }
+
+    /// From now on nobody can connect.
+    pub(crate) fn stop(&self) {
+        lock(&self.0).listener = None;
     }
 }
 

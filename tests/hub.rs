@@ -532,6 +532,34 @@ async fn dropping_the_hub_ends_all_connections_at_once_and_leaves_no_task() {
 }
 
 #[tokio::test]
+async fn the_name_is_free_when_the_hub_was_dropped() {
+    let name = unique_name("hub");
+    for _ in 0..5 {
+        let mut hub = PipeServer::bind(&name).unwrap().into_hub();
+        assert!(matches!(next(&mut hub).await, Event::Listening));
+        drop(hub);
+    }
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_refused_although_nobody_is_there() {
+    let hub = PipeServer::builder(unique_name("hub")).max_message_size(3);
+    let hub = hub.bind().unwrap().into_hub();
+    let error = hub.handle().broadcast("four".into()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            Error::MessageTooLarge {
+                size: 4,
+                max: 3,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_client_has_the_same_events() {
     let (client, mut server) = pair().await;
     let id = client.id();
