@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::server::Listening;
 use crate::sync::lock;
 use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, ShutdownHandle};
 
@@ -37,10 +38,6 @@ use handlers::Handlers;
 
 /// How many events wait for the application. Each connection has one more of its own in hand.
 const EVENTS: usize = 64;
-
-/// How long those are still accepted who are connected as the system sees it, and may have sent
-/// something, when the endpoint is shut down.
-const LAST_CALL: Duration = Duration::from_millis(20);
 
 /// A program with a name: it listens on it, sends messages to others by theirs, and handles what
 /// comes by action and by sender.
@@ -108,8 +105,8 @@ const LAST_CALL: Duration = Duration::from_millis(20);
 /// - The sender crashes: what waits in its queues is lost. The receiver gets no part of a message.
 /// - One of them shuts down and is started again: nothing is lost and nothing comes twice, as long as
 ///   both are endpoints and the drain timeout suffices. One that shuts down asks the others to send
-///   no more, and reads what is on its way. Only who connects in the very moment in which it stops
-///   to listen may lose what it sends then, as in a crash.
+///   no more, and reads what is on its way. Only on macOS, who connects in the very moment in which
+///   it stops to listen may lose what it sends then, as in a crash.
 ///
 /// Whoever has to know that a message was handled makes it a
 /// [`request`](EndpointHandle::request).
@@ -149,6 +146,7 @@ pub struct Endpoint {
     events: mpsc::Receiver<EndpointEvent>,
     closed: bool,
     handle: EndpointHandle,
+    listening: Listening,
     /// The accept loop. The tasks of the connections end by `dropped`.
     _task: AbortOnDropHandle<()>,
 }
@@ -332,11 +330,13 @@ impl EndpointBuilder {
             runtime: Handle::current(),
             next_id: AtomicU64::new(1),
         });
+        let listening = Listening::new(server);
         Ok(Endpoint {
             events,
             closed: false,
             handle: EndpointHandle(shared.clone()),
-            _task: AbortOnDropHandle::new(tokio::spawn(accept(server, shared))),
+            listening: listening.clone(),
+            _task: AbortOnDropHandle::new(tokio::spawn(accept(listening, shared))),
         })
     }
 }
@@ -440,6 +440,7 @@ impl Drop for Endpoint {
         self.handle.0.dropped.cancel();
         // For the handles: there is nobody to send for any more.
         self.handle.shutdown();
+        self.listening.stop();
     }
 }
 
@@ -512,25 +513,16 @@ impl Shared {
 }
 
 /// Accepts connections until the endpoint is shut down, and ends when all tasks have.
-async fn accept(mut server: PipeServer, shared: Arc<Shared>) {
+async fn accept(server: Listening, shared: Arc<Shared>) {
     shared.tell(EndpointEvent::Ready).await;
-    let accepting = async {
-        while let Ok(conn) = server.accept().await {
-            let conversation = Conversation::new(shared.clone(), conn, None);
-            shared.spawn(conversation.run());
-        }
-    };
-    let shut_down = async {
-        shared.shutdown.requested().await;
-        sleep(LAST_CALL).await;
-    };
+    let enter = |conn| shared.spawn(Conversation::new(shared.clone(), conn, None).run());
     tokio::select! {
-        () = accepting => {}
-        () = shut_down => {}
+        () = async { while let Ok(conn) = server.accept().await { enter(conn) } } => {}
+        () = shared.shutdown.requested() => {}
     }
-    // Frees the name. Only then are the others asked to send no more, or they would come back at
-    // once, and perhaps a moment too late to be accepted.
-    drop(server);
+    // Those who are connected as the system sees it may have sent something.
+    server.close().into_iter().for_each(enter);
+    // The name is free now. Before, those who are asked to send no more would come back at once.
     shared.deaf.cancel();
     tracing::debug!(endpoint = %shared.name, tasks = shared.tasks.len(), "draining");
     shared.tasks.close();

@@ -134,6 +134,20 @@ impl PipeListener {
         }
     }
 
+    /// Lets nobody connect any more, and gives those who have and were not accepted yet.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn close(self) -> Vec<PipeStream> {
+        let PipeListener {
+            inner,
+            name,
+            linger,
+            ..
+        } = self;
+        let last = inner.close().into_iter();
+        last.map(|io| PipeStream::new(io, name.clone(), linger))
+            .collect()
+    }
+
     /// Tracks what dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering

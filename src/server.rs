@@ -20,7 +20,8 @@ use crate::stream::DEFAULT_LINGER;
 use crate::sync::{lock, until};
 use crate::sys::{Limits, ListenOptions};
 use crate::{
-    Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, ServerStats,
+    Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, PipeStream,
+    ServerStats,
 };
 
 /// Whatever a handler fails with.
@@ -140,9 +141,13 @@ impl PipeServer {
             }));
         }
         let stream = ready!(listener.poll_accept(cx))?;
+        Poll::Ready(Ok(self.connection(stream)))
+    }
+
+    fn connection(&self, stream: PipeStream) -> PipeConnection {
         let totals = Some(self.totals.clone());
         let conn = PipeConnection::counted(stream, self.codec, totals);
-        Poll::Ready(Ok(conn.with_low_latency(self.low_latency)))
+        conn.with_low_latency(self.low_latency)
     }
 
     /// Runs `handler` for each client, in a task of its own.
@@ -229,6 +234,18 @@ impl Listening {
     /// From now on nobody can connect.
     pub(crate) fn stop(&self) {
         lock(&self.0).listener = None;
+    }
+
+    /// The same, and gives those who have connected and were not accepted yet.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn close(&self) -> Vec<PipeConnection> {
+        let mut server = lock(&self.0);
+        let last = server
+            .listener
+            .take()
+            .map_or_else(Vec::new, PipeListener::close);
+        let server = &*server;
+        last.into_iter().map(|it| server.connection(it)).collect()
     }
 }
 

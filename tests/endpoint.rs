@@ -996,6 +996,36 @@ async fn shutting_down_delivers_what_was_accepted_and_then_closes() {
 }
 
 #[tokio::test]
+async fn who_has_connected_before_the_end_is_heard_although_not_accepted_yet() {
+    let name = unique_name("last-call");
+    let mut endpoint = bind(patient(&name)).await;
+    // Nothing here lets the endpoint's task run.
+    let at_once = "the system does it at once";
+    let connected = PipeClient::connect(&name).now_or_never().expect(at_once);
+    let mut client = Raw(connected.unwrap());
+    let saying = client.says(json!({"action": "hello", "from": "raw"}));
+    saying.now_or_never().expect(at_once);
+    endpoint.handle().shutdown();
+    assert_eq!(message(&mut endpoint).await.action, "hello");
+    let error = PipeClient::connect(&name).await.unwrap_err();
+    assert!(
+        matches!(error, Error::NotFound { .. } | Error::Busy { .. }),
+        "{error:?}"
+    );
+    drop(client);
+    assert!(matches!(event(&mut endpoint).await, EndpointEvent::Closed));
+}
+
+#[tokio::test]
+async fn the_name_is_free_when_the_endpoint_was_dropped() {
+    let name = unique_name("dropped");
+    for _ in 0..5 {
+        let mut endpoint = Endpoint::bind(&name).unwrap();
+        assert!(matches!(event(&mut endpoint).await, EndpointEvent::Ready));
+    }
+}
+
+#[tokio::test]
 async fn shutting_down_waits_for_requests_of_both_sides() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("shutdown-requests-{it}")));
     let started = Arc::new(Semaphore::new(0));

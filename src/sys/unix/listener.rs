@@ -115,6 +115,26 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Lets nobody connect any more, and gives those who have and were not accepted yet, as far as
+    /// there are places for them.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn close(self) -> Vec<Stream> {
+        self.io.refuse();
+        let mut last = Vec::new();
+        let mut slot = self.slot;
+        let slots = self.slots.clone_inner();
+        while let Some(place) = slot
+            .take()
+            .or_else(|| slots.clone().try_acquire_owned().ok())
+            && let Ok(socket) = self.io.accept_now()
+        {
+            last.extend(Stream::new(socket, Some(place)));
+        }
+        last
+    }
+}
+
 /// The file of a socket that we have bound, removed at the end if it is still that one.
 #[derive(Debug)]
 struct SocketFile {

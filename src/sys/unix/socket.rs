@@ -28,7 +28,7 @@ use crate::sync::lock;
 const BOTH_WAYS: usize = 2;
 
 /// How many writes a descriptor is kept for that was made because one had to wait.
-const TWIN_WRITES: u32 = 64;
+const TWIN_WRITES: u32 = 16;
 
 /// How soon a write is tried again when there is no descriptor left to wait with.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -84,6 +84,19 @@ impl Listening {
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
+    }
+
+    /// From now on, those who connect are refused; where the system cannot do that, when this is
+    /// dropped.
+    #[cfg(feature = "endpoint")]
+    pub(super) fn refuse(&self) {
+        let _ = self.0.get_ref().shutdown(std::net::Shutdown::Read);
+    }
+
+    /// Accepts who is there, whatever the reactor knows of it.
+    #[cfg(feature = "endpoint")]
+    pub(super) fn accept_now(&self) -> io::Result<Socket> {
+        accept(self.0.get_ref())
     }
 }
 

@@ -78,7 +78,7 @@ impl Connecting {
     }
 
     /// Stops waiting: the instance, and whether a client came before that.
-    #[cfg(feature = "worker")]
+    #[cfg(any(feature = "endpoint", feature = "worker"))]
     pub(super) fn stop(mut self) -> (OwnedHandle, io::Result<()>) {
         let result = self.cancel();
         (self.instance.take().expect("it was not ready"), result)

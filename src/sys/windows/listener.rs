@@ -125,6 +125,23 @@ impl Listener {
         Poll::Ready(Ok(Stream::server(end, slot, self.lingering.clone())))
     }
 
+    /// Lets nobody connect any more, and gives those who have and were not accepted yet.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn close(mut self) -> Vec<Stream> {
+        self.pool.close();
+        let _entered = self.runtime.enter();
+        let mut last = Vec::new();
+        for connecting in std::mem::take(&mut self.connecting) {
+            let (instance, result) = connecting.stop();
+            if let Ok(end) = result.and_then(|()| self.pool.factory.adopt(instance)) {
+                self.pool.lock().connected += 1;
+                let slot = Slot(self.pool.clone());
+                last.push(Stream::server(end, Some(slot), self.lingering.clone()));
+            }
+        }
+        last
+    }
+
     /// Sees to it that enough instances wait for clients. With a waker, that is the task which is
     /// called when there is room for more.
     ///
@@ -170,13 +187,17 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.fresh.clear();
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut state = self.pool.lock();
-        state.open = false;
-        state.fresh.clear();
+        self.pool.close();
     }
 }
 
