@@ -12,7 +12,6 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
@@ -23,8 +22,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::sync::lock;
 
-/// How many connections for each processor are watched for both directions. With one processor,
-/// none: nobody is woken early there by whom he waits for.
+/// How many connections for each processor are watched for both directions. On a machine with one
+/// processor, none: nobody is woken early there by whom he waits for.
 const BOTH_WAYS: usize = 2;
 
 /// How many writes a descriptor is kept for that was made because one had to wait.
@@ -260,12 +259,19 @@ impl Counted {
     }
 
     fn are_few(&self) -> bool {
-        static FEW: LazyLock<usize> = LazyLock::new(|| match available_parallelism() {
-            Ok(processors) if processors.get() > 1 => BOTH_WAYS * processors.get(),
-            _ => 0,
+        static FEW: LazyLock<usize> = LazyLock::new(|| match processors() {
+            0 | 1 => 0,
+            processors => BOTH_WAYS * processors,
         });
         self.before < *FEW
     }
+}
+
+/// How many processors the machine has: the peer may run on those that this process may not use.
+fn processors() -> usize {
+    // SAFETY: takes a number.
+    let processors = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    processors.try_into().unwrap_or(0)
 }
 
 impl Drop for Counted {
