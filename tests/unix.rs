@@ -653,12 +653,11 @@ async fn a_folder_that_does_not_exist_is_named_as_what_is_missing() {
     );
 }
 
-/// More connections than are watched for writing from the start; each is a client's end and a
-/// server's.
-async fn many_pairs() -> Vec<(PipeConnection, PipeConnection)> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+/// More connections than are watched for writing from the start, unless there are very many
+/// processors; each is a client's end and a server's.
+async fn hundred_pairs() -> Vec<(PipeConnection, PipeConnection)> {
     let mut pairs = Vec::new();
-    for _ in 0..processors + 8 {
+    for _ in 0..100 {
         pairs.push(pair().await);
     }
     pairs
@@ -680,7 +679,8 @@ async fn fill_and_read(mut from: PipeConnection, mut to: PipeConnection) {
 
 #[tokio::test]
 async fn a_write_waits_for_its_peer_in_the_first_connection_and_in_the_hundredth() {
-    for (client, server) in many_pairs().await {
+    let mut pairs = hundred_pairs().await;
+    for (client, server) in [pairs.remove(0), pairs.pop().unwrap()] {
         fill_and_read(client, server).await;
     }
 }
@@ -691,7 +691,7 @@ async fn a_write_waits_for_its_peer_when_no_descriptor_is_left() {
     if role().is_none() {
         return run_as("process", &mut itself(test));
     }
-    let mut pairs = many_pairs().await;
+    let mut pairs = hundred_pairs().await;
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
         Resource::Nofile,
