@@ -122,10 +122,14 @@ const EVENTS: usize = 64;
 /// | a request | the same with an `"id"`, a whole number from 0 |
 /// | its reply, on the same connection | `{"action": "open", "from": "app.worker", "reply": id, "data": …}` |
 /// | its refusal | the same with `"error": "text"` in place of `data` |
+/// | a message was above the limit and left out, on the same connection | `{"from": "app.worker", "error": "text", "size": bytes}`, with the frame's length |
 /// | shutting down | `{"from": "app.worker", "closing": true}`: send no more on this connection, and end it once all replies are there |
 ///
 /// A message that is nothing of this is an [`EndpointEvent::Error`], and the connection goes on.
-/// If it has an `id`, it is refused. A frame that is too long or ends early ends the connection.
+/// If it has an `id`, it is refused. One above the limit is left out, and both sides are told: the
+/// sender by [`EndpointError::Rejected`], or by the error of the request that it was. If it may
+/// have been a reply, nobody knows to which request: all that wait for one on this connection
+/// fail. A frame that ends early ends the connection.
 ///
 /// # Access
 ///
@@ -250,7 +254,8 @@ impl EndpointBuilder {
     }
 
     /// The longest envelope that is sent or received, as JSON, in bytes. Default 16 MiB. As values
-    /// it takes several times as much memory.
+    /// it takes several times as much memory. What comes and is longer is left out, and both sides
+    /// are told.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.options.codec = MessageCodec::new(bytes);
         self

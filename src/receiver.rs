@@ -43,6 +43,9 @@ pub struct PipeReceiver {
     /// Whether the next message is the first after a wait, and probably comes alone.
     waited: bool,
     busy_wait: BusyWait,
+    /// How much of a frame above the limit is still to come: nothing of it is at hand. `None`: such
+    /// a frame is the end.
+    to_skip: Option<usize>,
     ended: bool,
 }
 
@@ -75,6 +78,7 @@ impl PipeReceiver {
             expected: 0,
             waited: false,
             busy_wait: BusyWait::default(),
+            to_skip: None,
             ended: false,
         }
     }
@@ -89,6 +93,13 @@ impl PipeReceiver {
     /// Waits busily for up to this long before sleeping.
     pub(crate) fn set_low_latency(&mut self, limit: Duration) {
         self.busy_wait = BusyWait::new(limit);
+    }
+
+    /// Goes on after [`Error::MessageTooLarge`], behind the frame that is above the limit: nothing
+    /// of it is kept. Not for messages that the system keeps apart.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn skip_too_large(&mut self) {
+        self.to_skip = Some(0);
     }
 
     /// The connection's number, as [`PipeConnection::id`].
@@ -174,6 +185,8 @@ impl PipeReceiver {
         };
         match &incoming {
             Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
+            Err(error)
+                if self.to_skip.is_some() && matches!(**error, Error::MessageTooLarge { .. }) => {}
             _ => {
                 self.ended = true;
                 self.own = BytesMut::new();
@@ -221,10 +234,17 @@ impl PipeReceiver {
     /// The next message, each with its length in front.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         loop {
+            if let Some(left @ 1..) = self.to_skip {
+                self.discard(left);
+            }
             let needs = match self.codec.progress(self.at_hand()) {
                 Progress::Complete(len) => return Poll::Ready(Ok(Some(Incoming::Frame(len)))),
                 Progress::Needs(needs) => needs,
                 Progress::TooLarge(len) => {
+                    if self.to_skip.is_some() {
+                        self.skip(HEADER);
+                        self.discard(len);
+                    }
                     return Poll::Ready(Err(self.codec.too_large(len).into()));
                 }
             };
@@ -289,6 +309,14 @@ impl PipeReceiver {
         if self.own.len() <= BLOCK {
             self.block.push(&std::mem::take(&mut self.own));
         }
+    }
+
+    /// Lets go of what is at hand of the `left` bytes that are to be skipped.
+    fn discard(&mut self, left: usize) {
+        let there = left.min(self.at_hand().len());
+        self.skip(there);
+        self.to_skip = Some(left - there);
+        self.expected = 0;
     }
 
     /// Reads once, towards the `needs` bytes of the next frame. `Ok(0)` is the end.

@@ -851,17 +851,20 @@ async fn a_message_that_is_no_envelope_is_told_and_its_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_frame_that_is_too_long_or_ends_early_ends_its_connection_alone() {
+async fn a_frame_that_ends_early_ends_its_connection_alone() {
     let name = unique_name("frames");
     let builder = patient(&name).max_message_size(100);
     let mut endpoint = bind(builder.on("ping", async |_| Ok("pong"))).await;
     let mut other = Raw::connect(&name).await;
     for (bytes, expected) in [
+        (&[0, 0, 0, 10, b'{'][..], "ended inside a message"),
+        // That it is above the limit is told, and that it ends early is no news then.
         (
             &[0, 0, 0, 101][..],
             "a message of 101 bytes is above the limit",
         ),
-        (&[0, 0, 0, 10, b'{'][..], "ended inside a message"),
+        (&[0, 0, 0, 101, b'{'][..], "101 bytes is above the limit"),
+        (&[0, 0][..], "ended inside a message"),
     ] {
         let client = PipeClient::builder(&name);
         let mut client = within(client.connect_bytes()).await.unwrap();
@@ -875,6 +878,129 @@ async fn a_frame_that_is_too_long_or_ends_early_ends_its_connection_alone() {
         .says(json!({"action": "ping", "from": "raw", "id": 1}))
         .await;
     assert_eq!(other.hears().await["data"], "pong");
+    assert!(stays_pending(&mut endpoint.next()).await);
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_is_left_out_and_told_and_its_connection_goes_on() {
+    let name = unique_name("too-large");
+    let builder = patient(&name).max_message_size(1000);
+    let mut endpoint = bind(builder.on("ping", async |_| Ok("pong"))).await;
+    let mut client = Raw::connect(&name).await;
+    for size in [1001, 5000, 100_000, LARGE] {
+        // What is before it and behind it goes out in one with it. What is left out looks like
+        // frames.
+        let ping = |id| json!({"action": "ping", "from": "raw", "id": id}).to_string();
+        let frames = [
+            Bytes::from(ping(1)),
+            Bytes::from(vec![0; size]),
+            Bytes::from(ping(2)),
+        ];
+        for frame in frames {
+            within(client.0.feed(frame)).await.unwrap();
+        }
+        within(client.0.flush()).await.unwrap();
+        let error = error(&mut endpoint).await;
+        let text = format!("a message of {size} bytes is above the limit of 1000 bytes");
+        assert!(error.to_string().starts_with(&text), "{error}");
+        let EndpointError::TooLarge { process_id, .. } = error else {
+            panic!("{error:?}");
+        };
+        if cfg!(any(windows, target_os = "linux")) {
+            assert_eq!(process_id, Some(std::process::id()));
+        }
+        let mut replies = 0;
+        for _ in 0..3 {
+            let heard = client.hears().await;
+            if heard.get("reply").is_some() {
+                assert_eq!(heard["data"], "pong");
+                replies += 1;
+            } else {
+                let rejection = json!({"from": name, "error": text, "size": size});
+                assert_eq!(heard, rejection);
+            }
+        }
+        assert_eq!(replies, 2);
+    }
+    assert!(stays_pending(&mut endpoint.next()).await);
+}
+
+#[tokio::test]
+async fn whoever_sends_what_is_above_the_limit_of_the_other_side_is_told_and_the_rest_arrives() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("rejected-{it}")));
+    let mut from = bind(patient(&a)).await;
+    let handle = from.handle();
+    let mut to = bind(patient(&b).max_message_size(1000)).await;
+    to.handle()
+        .on("size", async |message| Ok(message.parse::<&str>()?.len()));
+    for size in [1000, LARGE] {
+        let large = "x".repeat(size);
+        handle.send(&b, "count", 1).await.unwrap();
+        handle.send(&b, "count", &large).await.unwrap();
+        handle.send(&b, "count", 2).await.unwrap();
+        assert_eq!(message(&mut to).await.data, 1);
+        let told = error(&mut to).await;
+        assert!(
+            matches!(told, EndpointError::TooLarge { max: 1000, .. }),
+            "{told}"
+        );
+        assert_eq!(message(&mut to).await.data, 2);
+        let told = error(&mut from).await;
+        assert!(
+            matches!(&told, EndpointError::Rejected { to, .. } if *to == b),
+            "{told}"
+        );
+        let text = told.to_string();
+        assert!(text.ends_with("is above the limit of 1000 bytes"), "{text}");
+
+        // Of requests, those who asked are told, while others are on their way.
+        let asking = [&large[..], "x", &large, "xx"].map(|it| handle.request(&b, "size", it));
+        let [first, one, third, two] =
+            <[_; 4]>::try_from(within(futures::future::join_all(asking)).await).unwrap();
+        assert_eq!((one.unwrap(), two.unwrap()), (1.into(), 2.into()));
+        for refused in [first, third] {
+            let refused = refused.unwrap_err();
+            assert!(
+                matches!(&refused, EndpointError::Refused { to, .. } if *to == b),
+                "{refused}"
+            );
+            let text = refused.to_string();
+            assert!(text.ends_with("is above the limit of 1000 bytes"), "{text}");
+            let told = error(&mut to).await;
+            assert!(matches!(told, EndpointError::TooLarge { .. }), "{told}");
+        }
+    }
+    // Each was told once.
+    assert!(stays_pending(&mut to.next()).await);
+    assert!(stays_pending(&mut from.next()).await);
+}
+
+#[tokio::test]
+async fn a_reply_above_the_limit_fails_its_request_at_once() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("large-reply-{it}")));
+    let mut from = bind(patient(&a).max_message_size(1000)).await;
+    let handle = from.handle();
+    let repeat = async |message: Envelope| Ok("x".repeat(message.parse()?));
+    let mut to = bind(patient(&b).on("repeat", repeat)).await;
+    let asking = handle.request_within(Duration::MAX, &b, "repeat", 1000);
+    let missed = within(asking).await.unwrap_err();
+    assert!(
+        matches!(&missed, EndpointError::Unanswered { to, .. } if *to == b),
+        "{missed}"
+    );
+    assert!(
+        missed.to_string().contains("may have been the reply"),
+        "{missed}"
+    );
+    let told = error(&mut from).await;
+    assert!(matches!(told, EndpointError::TooLarge { .. }), "{told}");
+    let told = error(&mut to).await;
+    assert!(
+        matches!(&told, EndpointError::Rejected { to, .. } if *to == a),
+        "{told}"
+    );
+    let reply = within(handle.request(&b, "repeat", 3)).await.unwrap();
+    assert_eq!(reply, "xxx");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::envelope::{self, Incoming, Malformed};
-use super::link::Link;
+use super::link::{Asking, Link};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::{BoxError, Error, PipeConnection, PipeReceiver};
 
@@ -31,7 +31,8 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>) -> Self {
-        let (sender, receiver) = conn.split();
+        let (sender, mut receiver) = conn.split();
+        receiver.skip_too_large();
         Conversation {
             endpoint,
             link: Arc::new(Link::new(sender)),
@@ -117,6 +118,7 @@ impl Conversation {
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
                 message = self.receiver.next(), if has_room => match message {
                     Some(Ok(message)) => self.received(&message),
+                    Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
                     ended => {
                         if self.to.is_some() {
                             self.link.end();
@@ -164,12 +166,44 @@ impl Conversation {
                 None => tracing::debug!(id, "a reply that nobody waits for"),
             },
             Ok(Incoming::Closing) => self.link.closing.cancel(),
+            Ok(Incoming::Rejection(to, reason, size)) => {
+                match size.and_then(|it| link.take_of_size(it)) {
+                    Some(Asking {
+                        to, action, reply, ..
+                    }) => {
+                        let _ = reply.send(Err(EndpointError::Refused { to, action, reason }));
+                    }
+                    None => {
+                        let error = EndpointError::Rejected { to, reason };
+                        let telling = async move {
+                            endpoint.tell(EndpointEvent::Error(error)).await;
+                        };
+                        self.messages.push_back(Box::pin(telling));
+                    }
+                }
+            }
             Err(malformed) => {
-                let process_id = self.receiver.peer().ok().and_then(|it| it.process_id);
-                let telling = refuse(endpoint, link, malformed, process_id);
+                let telling = refuse(endpoint, link, malformed, self.process_id());
                 self.messages.push_back(Box::pin(telling));
             }
         }
+    }
+
+    /// A message was left out.
+    fn too_large(&mut self, size: usize, max: usize) {
+        let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
+        if self.to.is_some() {
+            link.miss_reply(&format!(
+                "a message of {size} bytes, which may have been the reply, is above the limit of {max} bytes"
+            ));
+        }
+        let telling = reject(endpoint, link, size, max, self.process_id());
+        self.messages.push_back(Box::pin(telling));
+    }
+
+    /// Of the other side, where the system tells.
+    fn process_id(&self) -> Option<u32> {
+        self.receiver.peer().ok()?.process_id
     }
 
     /// How many messages came and are not handled to the end.
@@ -268,6 +302,27 @@ async fn refuse(
         answer(&endpoint, &link, "", id, Err(error)).await;
     }
     let error = EndpointError::BadEnvelope { process_id, reason };
+    endpoint.tell(EndpointEvent::Error(error)).await;
+}
+
+/// Tells of a message that was left out, and its sender too.
+async fn reject(
+    endpoint: Arc<Shared>,
+    link: Arc<Link>,
+    size: usize,
+    max: usize,
+    process_id: Option<u32>,
+) {
+    let text = Error::MessageTooLarge { size, max }.to_string();
+    let rejection = envelope::rejection(&endpoint.name, size, &text);
+    if let Err(error) = link.write(rejection).await {
+        tracing::debug!(endpoint = %endpoint.name, %error, "cannot say that a message was left out");
+    }
+    let error = EndpointError::TooLarge {
+        process_id,
+        size,
+        max,
+    };
     endpoint.tell(EndpointEvent::Error(error)).await;
 }
 

@@ -101,12 +101,23 @@ pub(super) fn closing(from: &str) -> Bytes {
     })
 }
 
+/// Says that a message of `size` bytes was left out.
+pub(super) fn rejection(from: &str, size: usize, error: &str) -> Bytes {
+    encode(&Outgoing {
+        error: Some(error),
+        size: Some(size),
+        ..Outgoing::from(from)
+    })
+}
+
 /// What has come.
 #[derive(Debug, PartialEq)]
 pub(super) enum Incoming {
     Message(Envelope),
     Reply(u64, Result<Value, String>),
     Closing,
+    /// The other side has left out a message: who it is, why, and of what size.
+    Rejection(String, String, Option<u64>),
 }
 
 /// Why a message is not an envelope, and the number of the request that it was to be.
@@ -137,6 +148,10 @@ impl Incoming {
             return Ok(Incoming::Closing);
         }
         let missing = |field| malformed(&format_args!("the field `{field}` is missing"));
+        if let (None, Some(error)) = (&fields.action, fields.error) {
+            let from = fields.from.ok_or_else(|| missing("from"))?;
+            return Ok(Incoming::Rejection(from, error, fields.size.as_u64()));
+        }
         Ok(Incoming::Message(Envelope {
             action: fields.action.ok_or_else(|| missing("action"))?,
             from: fields.from.ok_or_else(|| missing("from"))?,
@@ -156,6 +171,9 @@ struct Fields {
     reply: Option<u64>,
     error: Option<String>,
     closing: Option<bool>,
+    /// Whatever a message has under this name is not looked at.
+    #[serde(default)]
+    size: Value,
 }
 
 /// All that is needed to say what is wrong with the rest.
@@ -179,6 +197,8 @@ struct Outgoing<'a> {
     error: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     closing: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<usize>,
 }
 
 impl<'a> Outgoing<'a> {
@@ -233,11 +253,23 @@ mod tests {
             r#"{"action":"b","from":"a","reply":2,"error":"no"}"#
         );
         assert_eq!(text(closing("a")), r#"{"from":"a","closing":true}"#);
+        let rejection = rejection("a", 9, "no");
+        assert_eq!(
+            text(rejection.clone()),
+            r#"{"from":"a","error":"no","size":9}"#
+        );
+        assert_eq!(
+            Incoming::decode(&rejection),
+            Ok(Incoming::Rejection("a".into(), "no".into(), Some(9)))
+        );
     }
 
     #[test]
     fn fields_that_need_not_be_there_and_fields_that_nobody_knows_are_taken() {
         let decoded = Incoming::decode(br#" {"from":"a","new":[1],"action":"b"}"#);
+        let expected = Envelope::new("a", "b", (), None).unwrap();
+        assert_eq!(decoded, Ok(Incoming::Message(expected)));
+        let decoded = Incoming::decode(br#"{"from":"a","action":"b","size":"L","error":"no"}"#);
         let expected = Envelope::new("a", "b", (), None).unwrap();
         assert_eq!(decoded, Ok(Incoming::Message(expected)));
         let decoded = Incoming::decode(br#"{"reply":1}"#);
@@ -254,6 +286,7 @@ mod tests {
             (r#"{"action":5,"from":"a","id":3}"#, "invalid type", Some(3)),
             (r#"{"from":"a","id":4}"#, "`action` is missing", Some(4)),
             (r#"{"action":"open"}"#, "`from` is missing", None),
+            (r#"{"error":"no"}"#, "`from` is missing", None),
             (
                 r#"{"action":"a","from":"b","id":-1}"#,
                 "invalid value",

@@ -52,15 +52,17 @@ pub enum EndpointError {
         /// What is known of it.
         reason: String,
     },
-    /// The connection ended after the request was sent and before its reply came. Whether the
-    /// request was handled is not known.
-    #[error("{to} left before it replied to {action:?}")]
+    /// The request was sent, and its reply does not come any more. Whether it was handled is not
+    /// known.
+    #[error("no reply from {to} to {action:?}: {reason}")]
     #[non_exhaustive]
     Unanswered {
         /// The program that was asked.
         to: String,
         /// What it was asked for.
         action: String,
+        /// Why: which side has ended the connection, or what came that may have been the reply.
+        reason: String,
     },
     /// The other program replied with an error: its handler failed, or it has none.
     #[error("{to} cannot do {action:?}: {reason}")]
@@ -80,6 +82,28 @@ pub enum EndpointError {
     Unread {
         /// The program that left.
         to: String,
+    },
+    /// The other program has left out a message that was sent to it, which is lost: it was above
+    /// the limit there.
+    #[error("{to} did not take a message: {reason}")]
+    #[non_exhaustive]
+    Rejected {
+        /// The program that did not take it, as it calls itself.
+        to: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A message came that is above the limit. It was left out, its sender is told, and its
+    /// connection goes on.
+    #[error("a message of {size} bytes is above the limit of {max} bytes{}", sender(*process_id))]
+    #[non_exhaustive]
+    TooLarge {
+        /// The process that it came from, where the system tells.
+        process_id: Option<u32>,
+        /// Its size as JSON, in bytes.
+        size: usize,
+        /// The limit.
+        max: usize,
     },
     /// A message came that is not an envelope. It was left out, and its connection goes on.
     #[error("a message that is not an envelope came: {reason}")]
@@ -109,6 +133,10 @@ pub enum EndpointError {
         /// How many messages, requests included.
         messages: usize,
     },
+}
+
+fn sender(process_id: Option<u32>) -> String {
+    process_id.map_or_else(String::new, |it| format!(", from process {it}"))
 }
 
 impl From<InvalidName> for EndpointError {

@@ -140,6 +140,7 @@ impl EndpointHandle {
                 Err(EndpointError::Unanswered {
                     to: to.into(),
                     action: action.into(),
+                    reason: "the connection has ended".into(),
                 })
             })
         };

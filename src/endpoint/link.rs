@@ -52,6 +52,8 @@ struct Pending {
 #[derive(Debug)]
 struct Pended {
     asking: Asking,
+    /// Of its frame.
+    size: usize,
     /// Whether the system has it. If it has not, it goes out again over another connection.
     sent: bool,
 }
@@ -121,7 +123,7 @@ impl Link {
     }
 
     /// A request that is about to be sent.
-    pub(super) fn expect(&self, id: u64, asking: Asking) {
+    pub(super) fn expect(&self, id: u64, size: usize, asking: Asking) {
         let mut pending = self.pending();
         if pending.requests.len() >= pending.tidy_at {
             pending.requests.retain(|_, it| it.is_waited_for());
@@ -129,6 +131,7 @@ impl Link {
         }
         let pended = Pended {
             asking,
+            size,
             sent: false,
         };
         pending.requests.insert(id, pended);
@@ -149,6 +152,26 @@ impl Link {
         Some(self.pending().requests.remove(&id)?.asking)
     }
 
+    /// The other side has left out a frame of this size: the request that was in it.
+    pub(super) fn take_of_size(&self, size: u64) -> Option<Asking> {
+        let mut pending = self.pending();
+        let is_it = |it: &Pended| u64::try_from(it.size) == Ok(size);
+        let ids = pending.requests.iter().filter(|(_, it)| is_it(it));
+        let id = *ids.map(|(id, _)| id).min()?;
+        Some(pending.requests.remove(&id)?.asking)
+    }
+
+    /// A reply was left out, and whose it was is not known: none of those who wait for one is
+    /// left waiting.
+    pub(super) fn miss_reply(&self, reason: &str) {
+        let missed = self
+            .pending()
+            .requests
+            .extract_if(|_, it| it.sent)
+            .collect();
+        unanswered(missed, reason);
+    }
+
     /// No reply comes any more. For requests of which the system has no more than a part, their
     /// sender sees to it.
     pub(super) fn end(&self) {
@@ -167,6 +190,18 @@ impl Link {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         lock(&self.pending)
+    }
+}
+
+fn unanswered(requests: Vec<(u64, Pended)>, reason: &str) {
+    for (_, Pended { asking, .. }) in requests {
+        let error = EndpointError::Unanswered {
+            to: asking.to,
+            action: asking.action,
+            reason: reason.into(),
+        };
+        // Whoever does not wait any more needs no word.
+        let _ = asking.reply.send(Err(error));
     }
 }
 

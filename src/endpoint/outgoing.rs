@@ -247,7 +247,7 @@ impl Destination {
         let id = item.envelope.id.unwrap_or_default();
         if let Some(asking) = item.asking.take() {
             // Before it is sent: the reply can be faster than the word that it was.
-            link.expect(id, asking);
+            link.expect(id, item.frame.len(), asking);
         }
         link.write(item.frame.clone()).await?;
         link.sent(id);
