@@ -442,9 +442,10 @@ impl FusedStream for Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.handle.0.dropped.cancel();
-        // For the handles: there is nobody to send for any more.
+        // For the handles: there is nobody to send for any more. First, so that nothing is put into a
+        // queue that is gone.
         self.handle.shutdown();
+        self.handle.0.dropped.cancel();
         self.listening.stop();
     }
 }

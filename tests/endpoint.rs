@@ -712,6 +712,45 @@ async fn a_request_is_not_sent_again_when_its_connection_ends_before_the_reply()
 }
 
 #[tokio::test]
+async fn a_request_without_a_reply_says_which_side_has_ended() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("ended-{it}")));
+    let mut server = PipeServer::bind(&b).unwrap();
+    for (shuts_down, leaves, expected) in [
+        (false, false, "this endpoint has ended"),
+        (true, false, "this endpoint has ended"),
+        (false, true, "it left before it replied"),
+    ] {
+        let from = bind(patient(&a).drain_timeout(SOON)).await;
+        let handle = from.handle();
+        let mut request = Box::pin(handle.request_within(Duration::MAX, &b, "open", ()));
+        assert!(stays_pending(&mut request).await);
+        let mut to = Raw::accept(&mut server).await;
+        assert_eq!(to.hears().await["action"], "open");
+        assert!(stays_pending(&mut request).await);
+        let _from = match (shuts_down, leaves) {
+            (true, _) => {
+                handle.shutdown();
+                Some(from)
+            }
+            (_, true) => {
+                drop(to);
+                Some(from)
+            }
+            _ => {
+                drop(from);
+                None
+            }
+        };
+        let error = within(request).await.unwrap_err();
+        assert!(
+            matches!(&error, EndpointError::Unanswered { to, .. } if *to == b),
+            "{error:?}"
+        );
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_idle_endpoint_notices_that_the_other_side_has_left_and_keeps_nothing_for_it() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("idle-{it}")));
     let from = bind(patient(&a)).await;
@@ -1272,7 +1311,11 @@ async fn dropping_an_endpoint_ends_everything_and_leaves_no_task() {
     assert!(cfg!(windows) || !matches!(rest, Some(Ok(_))));
     assert!(!matches!(within(client.0.next()).await, Some(Ok(_))));
     let error = within(request).await.unwrap_err();
-    assert!(matches!(error, EndpointError::Unanswered { .. }), "{error}");
+    assert!(
+        matches!(error, EndpointError::Undelivered { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().ends_with("this endpoint has ended"));
     let error = handle.try_send(&b, "late", ()).unwrap_err();
     assert!(
         matches!(error, EndpointError::Pipe(Error::ShutDown { .. })),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::envelope::{self, Incoming, Malformed};
-use super::link::{Asking, Link};
+use super::link::{Asking, ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::{BoxError, Error, PipeConnection, PipeReceiver};
 
@@ -83,7 +83,7 @@ impl Conversation {
             true => self.link.left(self.receiver.is_terminated()).await,
             false => self.link.close().await,
         };
-        self.link.end();
+        self.link.end(LEFT);
         let error = match (&self.to, closed) {
             // Those who have connected to us have only missed replies.
             (_, Ok(())) | (None, Err(Error::Closed { .. })) => return,
@@ -120,10 +120,11 @@ impl Conversation {
                     Some(Ok(message)) => self.received(&message),
                     Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
                     ended => {
+                        let ended = ended.map_or(Ok(()), |it| it.map(drop));
                         if self.to.is_some() {
-                            self.link.end();
+                            self.link.end(&why(ended.as_ref().err()));
                         }
-                        return ended.map_or(Ok(()), |it| it.map(drop));
+                        return ended;
                     }
                 },
                 () = sleep_until(replies.unwrap_or_else(Instant::now)), if replies.is_some() => {}
@@ -214,7 +215,7 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        self.link.end();
+        self.link.end(ENDED);
         let messages = self.in_hand();
         if messages > 0 {
             let endpoint = &self.endpoint.name;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::link::Asking;
+use super::link::{Asking, ENDED};
 use super::outgoing::Item;
 use super::{EndpointError, Envelope, Shared, handlers};
 use crate::sync::{lock, until};
@@ -92,7 +92,8 @@ impl EndpointHandle {
     /// - [`EndpointError::Refused`]: the other side's handler failed, or it has none for this
     /// - [`EndpointError::NoReply`]: not within the time
     /// - [`EndpointError::Undelivered`]: `give_up_after` was over first, or the endpoint has ended
-    /// - [`EndpointError::Unanswered`]: the other side left; it may have handled the request
+    /// - [`EndpointError::Unanswered`]: the other side left, or this one ended, in between; it may
+    ///   have handled the request
     ///
     /// # Cancel safety
     ///
@@ -140,7 +141,7 @@ impl EndpointHandle {
                 Err(EndpointError::Unanswered {
                     to: to.into(),
                     action: action.into(),
-                    reason: "the connection has ended".into(),
+                    reason: ENDED.into(),
                 })
             })
         };

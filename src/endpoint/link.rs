@@ -15,8 +15,20 @@ use super::EndpointError;
 use crate::sync::lock;
 use crate::{Error, PipeName, PipeSender};
 
-/// What a request is answered with. Nothing: the connection ended.
+/// What a request is answered with.
 pub(super) type Outcome = Result<Value, EndpointError>;
+
+/// Why a connection has ended: the other side's doing, or this one's.
+pub(super) const LEFT: &str = "it left before it replied";
+pub(super) const ENDED: &str = "this endpoint has ended";
+
+/// Why a connection has ended, in which something failed or nothing did.
+pub(super) fn why(error: Option<&Error>) -> String {
+    match error {
+        None | Some(Error::Closed { .. }) => LEFT.into(),
+        Some(error) => error.to_string(),
+    }
+}
 
 /// Whoever waits for the reply to a request.
 #[derive(Debug)]
@@ -45,6 +57,8 @@ pub(super) struct Link {
 #[derive(Debug, Default)]
 struct Pending {
     requests: HashMap<u64, Pended>,
+    /// Why there will be no more replies, once that is so.
+    ended: Option<String>,
     /// As soon as there are so many, those that nobody waits for any more are looked for.
     tidy_at: usize,
 }
@@ -62,6 +76,20 @@ impl Pended {
     fn is_waited_for(&self) -> bool {
         let deadline = self.asking.deadline;
         !self.asking.reply.is_closed() && deadline.is_none_or(|it| it > Instant::now())
+    }
+}
+
+impl Pending {
+    fn fail_sent(&mut self, reason: &str) {
+        for (_, Pended { asking, .. }) in self.requests.extract_if(|_, it| it.sent) {
+            let error = EndpointError::Unanswered {
+                to: asking.to,
+                action: asking.action,
+                reason: reason.into(),
+            };
+            // Whoever does not wait any more needs no word.
+            let _ = asking.reply.send(Err(error));
+        }
     }
 }
 
@@ -140,10 +168,11 @@ impl Link {
     /// The request has been sent: its reply comes over this connection, or not at all.
     pub(super) fn sent(&self, id: u64) {
         let mut pending = self.pending();
-        if self.gone.is_cancelled() {
-            pending.requests.remove(&id);
-        } else if let Some(pended) = pending.requests.get_mut(&id) {
+        if let Some(pended) = pending.requests.get_mut(&id) {
             pended.sent = true;
+        }
+        if let Some(reason) = pending.ended.clone() {
+            pending.fail_sent(&reason);
         }
     }
 
@@ -164,19 +193,17 @@ impl Link {
     /// A reply was left out, and whose it was is not known: none of those who wait for one is
     /// left waiting.
     pub(super) fn miss_reply(&self, reason: &str) {
-        let missed = self
-            .pending()
-            .requests
-            .extract_if(|_, it| it.sent)
-            .collect();
-        unanswered(missed, reason);
+        self.pending().fail_sent(reason);
     }
 
-    /// No reply comes any more. For requests of which the system has no more than a part, their
-    /// sender sees to it.
-    pub(super) fn end(&self) {
+    /// No reply comes any more; the first reason is the one that counts. For requests of which the
+    /// system has no more than a part, their sender sees to it.
+    pub(super) fn end(&self, reason: &str) {
+        let mut pending = self.pending();
+        let reason = pending.ended.get_or_insert_with(|| reason.into()).clone();
+        pending.fail_sent(&reason);
+        drop(pending);
         self.gone.cancel();
-        self.pending().requests.retain(|_, it| !it.sent);
     }
 
     /// When the last of those who wait for a reply gives up. Nobody waits: `None`. They wait for
@@ -190,18 +217,6 @@ impl Link {
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
         lock(&self.pending)
-    }
-}
-
-fn unanswered(requests: Vec<(u64, Pended)>, reason: &str) {
-    for (_, Pended { asking, .. }) in requests {
-        let error = EndpointError::Unanswered {
-            to: asking.to,
-            action: asking.action,
-            reason: reason.into(),
-        };
-        // Whoever does not wait any more needs no word.
-        let _ = asking.reply.send(Err(error));
     }
 }
 

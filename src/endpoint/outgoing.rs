@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, sleep};
 
 use super::conversation::Conversation;
-use super::link::{Asking, Link};
+use super::link::{Asking, ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::client::random;
 use crate::sync::{lock, until};
@@ -145,7 +145,7 @@ impl Destination {
             () = self.deliver_all() => return,
             () = endpoint.drained() => {}
         }
-        self.cut();
+        self.cut(ENDED);
         while let Some(accepted) = self.current.take().or_else(|| self.queue.try_recv().ok()) {
             self.give_back(accepted, endpoint.shut_down().into()).await;
         }
@@ -158,7 +158,8 @@ impl Destination {
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 self.give_up().await;
             } else if until(deadline, self.deliver()).await.is_none() {
-                self.cut();
+                let reason = lock(&self.trouble).clone();
+                self.cut(reason.as_deref().unwrap_or(LEFT));
                 self.give_up().await;
             }
         }
@@ -216,7 +217,7 @@ impl Destination {
     async fn deliver(&mut self) {
         let (mut pause, longest) = self.endpoint.options.backoff;
         while let Err(error) = self.attempt().await {
-            self.cut();
+            self.cut(&why(Some(&error)));
             if self.current.is_none() {
                 break;
             }
@@ -279,9 +280,9 @@ impl Destination {
     }
 
     /// Ends the connection, which may have taken a part of the current message.
-    fn cut(&mut self) {
+    fn cut(&mut self, reason: &str) {
         let Some(link) = self.link.take() else { return };
-        link.gone.cancel();
+        link.end(reason);
         let Some(Accepted { item, .. }) = &mut self.current else {
             return;
         };
@@ -328,9 +329,18 @@ impl Destination {
 
 impl Drop for Destination {
     fn drop(&mut self) {
-        let mut messages = usize::from(self.current.is_some());
-        while self.queue.try_recv().is_ok() {
+        self.cut(ENDED);
+        let mut messages = 0;
+        while let Some(accepted) = self.current.take().or_else(|| self.queue.try_recv().ok()) {
             messages += 1;
+            if let Some(asking) = accepted.item.asking {
+                let error = EndpointError::Undelivered {
+                    to: asking.to,
+                    waited: accepted.since.elapsed(),
+                    reason: ENDED.into(),
+                };
+                let _ = asking.reply.send(Err(error));
+            }
         }
         if messages > 0 {
             let (endpoint, to) = (&self.endpoint.name, &self.to);
