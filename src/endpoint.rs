@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::stream::{FusedStream, Stream};
@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -39,6 +39,9 @@ use handlers::Handlers;
 /// How many events wait for the application. Each connection has one more of its own in hand.
 const EVENTS: usize = 64;
 
+/// How long an event waits for room before that is logged.
+const UNREAD: Duration = Duration::from_secs(1);
+
 /// A program with a name: it listens on it, sends messages to others by theirs, and handles what
 /// comes by action and by sender.
 ///
@@ -54,18 +57,23 @@ const EVENTS: usize = 64;
 ///         Ok(a + b)
 ///     })
 ///     .bind()?;
+/// let to_gui = worker.handle();
+/// tokio::spawn(worker.run());
 /// let mut gui = Endpoint::bind(gui)?;
 ///
-/// let sum = gui.handle().request(worker.name(), "add", (2, 3)).await?;
+/// let sum = gui.handle().request(to_gui.name(), "add", (2, 3)).await?;
 /// assert_eq!(sum, 5);
 ///
 /// // What nobody handles is in the stream.
-/// worker.handle().send(gui.name(), "hello", "from the worker").await?;
+/// to_gui.send(gui.name(), "hello", "from the worker").await?;
 /// assert!(matches!(gui.next().await, Some(EndpointEvent::Ready)));
 /// let Some(EndpointEvent::Message(message)) = gui.next().await else { panic!() };
 /// assert_eq!((message.action.as_str(), &message.data), ("hello", &"from the worker".into()));
 /// # Ok(()) }
 /// ```
+///
+/// Somebody has to read its events all the time, [`run`](Self::run) if nobody else does: while 64 of
+/// them are unread, what comes waits, and requests are not answered.
 ///
 /// # Sending
 ///
@@ -301,7 +309,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// Listens on the name. Others can send to it as soon as this returns.
+    /// Listens on the name. Others can send to it as soon as this returns, and the events have to
+    /// be read: see [`Endpoint`], and [`run`](Endpoint::run).
     ///
     /// # Errors
     ///
@@ -328,6 +337,7 @@ impl EndpointBuilder {
             handlers: Mutex::new(handlers),
             queues: Mutex::default(),
             events: events_in,
+            unread: AtomicBool::new(false),
             shutdown: ShutdownHandle(CancellationToken::new()),
             deaf: CancellationToken::new(),
             dropped: CancellationToken::new(),
@@ -428,7 +438,10 @@ impl Stream for Endpoint {
         if self.closed {
             return Poll::Ready(None);
         }
-        let event = ready!(self.events.poll_recv(cx));
+        let Poll::Ready(event) = self.events.poll_recv(cx) else {
+            self.handle.0.unread.store(false, Relaxed);
+            return Poll::Pending;
+        };
         self.closed = matches!(event, None | Some(EndpointEvent::Closed));
         Poll::Ready(event)
     }
@@ -460,6 +473,8 @@ struct Shared {
     /// The programs that there is something to send to, or a connection.
     queues: Mutex<HashMap<PipeName, outgoing::Queue>>,
     events: mpsc::Sender<EndpointEvent>,
+    /// Whether it was logged that nobody reads them.
+    unread: AtomicBool,
     /// Done under the lock of `queues`: afterwards, nothing is put into one.
     shutdown: ShutdownHandle,
     /// Nobody can connect any more.
@@ -487,7 +502,17 @@ impl Shared {
 
     /// Gives an event to the application, waiting until it has room.
     async fn tell(&self, event: EndpointEvent) {
-        if let Err(mpsc::error::SendError(event)) = self.events.send(event).await {
+        let mut telling = pin!(self.events.send(event));
+        let told = match timeout(UNREAD, &mut telling).await {
+            Ok(told) => told,
+            Err(_) => {
+                if !self.unread.swap(true, Relaxed) {
+                    tracing::warn!(endpoint = %self.name, "nobody reads the events: what comes waits, requests too");
+                }
+                telling.await
+            }
+        };
+        if let Err(mpsc::error::SendError(event)) = told {
             tracing::warn!(endpoint = %self.name, ?event, "dropped before it was read");
         }
     }

@@ -1138,6 +1138,66 @@ async fn an_application_that_does_not_read_the_events_holds_the_others_back() {
     }
 }
 
+/// Where the log of one test goes.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn that_nobody_reads_the_events_is_logged_once_until_they_were_read() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    // Another test's thread may have been there before our subscriber, and have noted that nobody
+    // is interested.
+    tracing::callsite::rebuild_interest_cache();
+    let warnings = || {
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        log.matches("nobody reads the events").count()
+    };
+
+    let name = unique_name("unread");
+    let mut endpoint = bind(patient(&name).on("ping", async |_| Ok("pong"))).await;
+    let mut clients = [Raw::connect(&name).await, Raw::connect(&name).await];
+    for round in 1..=2 {
+        for client in &mut clients {
+            for n in 0..100 {
+                client
+                    .says(json!({"action": "count", "from": "raw", "data": n}))
+                    .await;
+            }
+        }
+        within(async {
+            while warnings() < round {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for _ in 0..2 * 100 {
+            assert_eq!(message(&mut endpoint).await.action, "count");
+        }
+        assert!(stays_pending(&mut endpoint.next()).await);
+        assert_eq!(warnings(), round);
+        let [client, _] = &mut clients;
+        client
+            .says(json!({"action": "ping", "from": "raw", "id": 1}))
+            .await;
+        assert_eq!(client.hears().await["data"], "pong");
+    }
+}
+
 #[tokio::test]
 async fn shutting_down_delivers_what_was_accepted_and_then_closes() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("shutdown-{it}")));
