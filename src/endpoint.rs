@@ -222,6 +222,23 @@ impl EndpointBuilder {
     /// It runs in the task of its connection: what takes the processor for long belongs into
     /// [`spawn_blocking`](tokio::task::spawn_blocking). It is cancelled when the endpoint is
     /// dropped, or at the drain timeout.
+    ///
+    /// It is called again and again, so what it uses is cloned for each call. One that sends needs
+    /// the handle: see [`bind_with`](Self::bind_with).
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    ///
+    /// let total = Arc::new(AtomicU64::new(0));
+    /// let builder = asyncipc::Endpoint::builder("app.worker").on("add", move |message| {
+    ///     let total = total.clone();
+    ///     async move {
+    ///         let n: u64 = message.parse()?;
+    ///         Ok(total.fetch_add(n, Relaxed) + n)
+    ///     }
+    /// });
+    /// ```
     pub fn on<H, F, R>(mut self, action: impl Into<String>, handler: H) -> Self
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
@@ -236,7 +253,8 @@ impl EndpointBuilder {
     /// Calls `handler` for every message from the program of this name, from the first one on.
     /// Otherwise as [`on`](Self::on).
     ///
-    /// Where there is a handler for the action too, that one is called first, and answers.
+    /// Where there is a handler for the action too, that one is called first, and answers. Requests
+    /// that have none are answered by this one.
     pub fn on_from<H, F, R>(mut self, name: impl Into<String>, handler: H) -> Self
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
@@ -320,6 +338,33 @@ impl EndpointBuilder {
     ///
     /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
     pub fn bind(self) -> Result<Endpoint, Error> {
+        self.bind_with(|_| {})
+    }
+
+    /// As [`bind`](Self::bind), and before the first message is read, `prepare` gets the handle:
+    /// for handlers that send. They miss nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::BoxError> {
+    /// # let name = format!("doc-bind-with-{}", std::process::id());
+    /// let endpoint = asyncipc::Endpoint::builder(name).bind_with(|handle| {
+    ///     let own = handle.clone();
+    ///     handle.on("echo", move |message| {
+    ///         let own = own.clone();
+    ///         async move { Ok(own.send(&message.from, "echoed", message.data).await?) }
+    ///     });
+    /// })?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As `bind`; `prepare` is not called then.
+    ///
+    /// # Panics
+    ///
+    /// As `bind`.
+    pub fn bind_with(self, prepare: impl FnOnce(&EndpointHandle)) -> Result<Endpoint, Error> {
         let EndpointBuilder {
             name,
             options,
@@ -345,11 +390,13 @@ impl EndpointBuilder {
             runtime: Handle::current(),
             next_id: AtomicU64::new(1),
         });
+        let handle = EndpointHandle(shared.clone());
+        prepare(&handle);
         let listening = Listening::new(server);
         Ok(Endpoint {
             events,
             closed: false,
-            handle: EndpointHandle(shared.clone()),
+            handle,
             listening: listening.clone(),
             _task: AbortOnDropHandle::new(tokio::spawn(accept(listening, shared))),
         })
@@ -460,6 +507,9 @@ impl Drop for Endpoint {
         self.handle.shutdown();
         self.handle.0.dropped.cancel();
         self.listening.stop();
+        // They may have a handle each, which would keep everything for ever.
+        let handlers = std::mem::take(&mut *self.handle.0.handlers());
+        drop(handlers);
     }
 }
 

@@ -195,6 +195,40 @@ async fn a_handler_can_come_later_and_takes_the_place_of_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_need_the_handle_miss_nothing_and_keep_nothing_alive() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("prepare-{it}")));
+    let from = bind(patient(&a)).await;
+    from.handle()
+        .on("double", async |message| Ok(2 * message.parse::<u64>()?));
+    let handle = from.handle();
+    let (asks, to) = (a.clone(), b.clone());
+    // It waits for the other side to be there, and comes first.
+    let request = tokio::spawn(async move { handle.request(&to, "quadruple", 5).await });
+    let kept = Arc::new(());
+    let (state, is_kept) = (kept.clone(), Arc::downgrade(&kept));
+    drop(kept);
+    let bound = patient(&b).bind_with(|handle| {
+        let own = handle.clone();
+        handle.on("quadruple", move |message| {
+            let (own, asks, _state) = (own.clone(), asks.clone(), state.clone());
+            async move {
+                let double = own.request(&asks, "double", message.data).await?;
+                Ok(own.request(&asks, "double", double).await?)
+            }
+        });
+    });
+    let endpoint = bound.unwrap();
+    assert_eq!(within(request).await.unwrap().unwrap(), 20);
+    drop(endpoint);
+    within(async {
+        while is_kept.strong_count() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_each_sender_are_handled_one_at_a_time_and_in_the_order_of_sending() {
     let to = unique_name("order");
     let (calls, mut hears) = mpsc::unbounded_channel();

@@ -237,6 +237,10 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope) {
     let handlers = endpoint.handlers().find(&envelope);
     let mut asked = envelope.id;
     if handlers.is_empty() {
+        if endpoint.dropped.is_cancelled() {
+            // The handlers are gone.
+            return;
+        }
         match asked {
             None => endpoint.tell(EndpointEvent::Message(envelope)).await,
             Some(id) => {

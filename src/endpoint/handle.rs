@@ -161,7 +161,10 @@ impl EndpointHandle {
     }
 
     /// Calls `handler` for every message with this action, in place of the one that was there for
-    /// it before. As [`EndpointBuilder::on`](crate::EndpointBuilder::on), which misses nothing.
+    /// it before. As [`EndpointBuilder::on`](crate::EndpointBuilder::on).
+    ///
+    /// Messages that come between `bind` and this call miss it: they are in the stream, and requests
+    /// are refused. [`bind_with`](crate::EndpointBuilder::bind_with) misses nothing.
     pub fn on<H, F, R>(&self, action: impl Into<String>, handler: H)
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
@@ -173,8 +176,10 @@ impl EndpointHandle {
     }
 
     /// Calls `handler` for every message from the program of this name, in place of the one that
-    /// was there for it before. As [`EndpointBuilder::on_from`](crate::EndpointBuilder::on_from),
-    /// which misses nothing.
+    /// was there for it before. As [`EndpointBuilder::on_from`](crate::EndpointBuilder::on_from): it
+    /// answers the requests that there is no handler of the action for.
+    ///
+    /// Messages that come between `bind` and this call miss it, as with [`on`](Self::on).
     pub fn on_from<H, F, R>(&self, name: impl Into<String>, handler: H)
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
