@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use asyncipc::{BoxError, Endpoint, EndpointEvent, EndpointHandle};
+use asyncipc::{BoxError, Endpoint, EndpointEvent, EndpointHandle, PipeName};
 use clap::Parser;
 use futures::StreamExt;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -26,7 +26,7 @@ struct Args {
     #[arg(long)]
     to: String,
     /// After how many seconds a line that cannot be delivered comes back.
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, value_name = "SECS", default_value_t = 30.0)]
     give_up_after: f64,
 }
 
@@ -42,6 +42,8 @@ async fn main() -> ExitCode {
 }
 
 async fn talk(args: Args) -> Result<(), BoxError> {
+    // A bad one is known before anything is typed.
+    PipeName::new(&args.to)?;
     let mut endpoint = Endpoint::builder(args.name)
         .give_up_after(Duration::try_from_secs_f64(args.give_up_after)?)
         .on("say", async |message| {

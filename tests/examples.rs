@@ -516,6 +516,14 @@ async fn two_endpoints_talk_by_name_also_when_one_of_them_is_started_again() {
 
 #[cfg(feature = "endpoint")]
 #[tokio::test]
+async fn an_endpoint_that_is_to_send_to_a_bad_name_fails_at_once() {
+    let args = [&unique_name("example-own"), "--to", "a/b"];
+    let endpoint = Running::start(example("endpoints", &args));
+    assert_eq!(endpoint.ended().await, (Some(1), vec![]));
+}
+
+#[cfg(feature = "endpoint")]
+#[tokio::test]
 async fn an_endpoint_says_what_it_could_not_deliver() {
     let [name, nobody] = ["own", "nobody"].map(|it| unique_name(&format!("example-{it}")));
     let args = [&name, "--to", &nobody, "--give-up-after", "1"];
