@@ -36,7 +36,7 @@ struct Args {
     #[arg(long, default_value = "10")]
     jobs: u64,
 
-    /// After how many jobs a worker crashes at the next.
+    /// How many jobs a worker does before it crashes.
     #[arg(long, value_name = "JOBS", default_value = "3")]
     crash_after: u64,
 

@@ -43,7 +43,7 @@ const EVENTS: usize = 64;
 const UNREAD: Duration = Duration::from_secs(1);
 
 /// A program with a name: it listens on it, sends messages to others by theirs, and handles what
-/// comes by action and by sender.
+/// comes by action and by sender. Needs the feature `endpoint`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::BoxError> {
@@ -122,7 +122,8 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// # The wire
 ///
 /// Envelopes are JSON objects in ordinary frames: the length as 4 bytes, most significant first,
-/// then the JSON. Any program can take part; fields that are not known are ignored.
+/// then the JSON. Any program can take part; fields that are not known are ignored. JSON has no
+/// place for NaN and the infinities: they arrive as null.
 ///
 /// | | |
 /// |---|---|
@@ -163,7 +164,7 @@ pub struct Endpoint {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What happens at an [`Endpoint`].
+/// What happens at an [`Endpoint`]. Needs the feature `endpoint`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EndpointEvent {
@@ -190,7 +191,7 @@ pub enum EndpointEvent {
     Closed,
 }
 
-/// How to be an [`Endpoint`].
+/// How to be an [`Endpoint`]. Needs the feature `endpoint`.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it binds"]
 pub struct EndpointBuilder {

@@ -73,7 +73,7 @@ impl PipeServer {
     }
 }
 
-/// How to start a worker: made by [`PipeServer::channel_for`].
+/// How to start a worker: made by [`PipeServer::channel_for`]. Needs the feature `worker`.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it spawns"]
 pub struct WorkerBuilder<'a> {
@@ -231,7 +231,8 @@ impl PipeClient {
     }
 }
 
-/// A worker's end of its channel, to be awaited: made by [`PipeClient::from_parent`].
+/// A worker's end of its channel, to be awaited: made by [`PipeClient::from_parent`]. Needs the
+/// feature `worker`.
 ///
 /// The output is an ordinary connection. It ends, with `None`, when the parent drops its own or
 /// ends, however it does.

@@ -11,7 +11,7 @@ use super::EndpointError;
 /// What the parser takes, less one for the envelope itself.
 const DEEPEST: usize = 126;
 
-/// A message between named programs.
+/// A message between named programs. Needs the feature `endpoint`.
 ///
 /// On the wire it is a JSON object `{"action": …, "from": …, "data": …}` in an ordinary frame.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::{BoxError, Error, InvalidName};
 
-/// What can go wrong between named programs.
+/// What can go wrong between named programs. Needs the feature `endpoint`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {

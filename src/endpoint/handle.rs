@@ -13,8 +13,8 @@ use super::{EndpointError, Envelope, Shared, handlers};
 use crate::sync::{lock, until};
 use crate::{BoxError, PipeName};
 
-/// Sends to other programs by name, and says who handles what comes from them. Any number of tasks
-/// can have one, handlers too.
+/// Sends to other programs by name, and says who handles what comes from them. Needs the feature
+/// `endpoint`. Any number of tasks can have one, handlers too.
 ///
 /// It does not keep the [`Endpoint`](crate::Endpoint) alive.
 #[derive(Clone, Debug)]
@@ -40,7 +40,8 @@ impl EndpointHandle {
     /// here in the task that reads the events reads none meanwhile: use
     /// [`try_send`](Self::try_send) there.
     ///
-    /// The messages of one task to one name are delivered in the order of its calls.
+    /// The messages of one task to one name are delivered in the order of its calls. NaN and the
+    /// infinities arrive as null.
     ///
     /// # Errors
     ///
@@ -80,7 +81,8 @@ impl EndpointHandle {
     }
 
     /// Sends a message and waits for what its handler there returns, for up to the endpoint's
-    /// `request_timeout`.
+    /// `request_timeout`. That is a [`Value`] of the crate `serde_json`, whose `from_value` makes it a
+    /// type of the application's.
     ///
     /// It has its place in the queue among the messages to the same program. Once sent, it is not
     /// sent again: when the connection ends before the reply, that is an error.
