@@ -64,7 +64,8 @@ pub enum EndpointError {
         /// Why: which side has ended the connection, or what came that may have been the reply.
         reason: String,
     },
-    /// The other program replied with an error: its handler failed, or it has none.
+    /// The other program replied with an error: its handler failed, it has none, or the request is
+    /// above the limit there.
     #[error("{to} cannot do {action:?}: {reason}")]
     #[non_exhaustive]
     Refused {

@@ -91,11 +91,12 @@ impl EndpointHandle {
     ///
     /// Those of [`send`](Self::send), and
     ///
-    /// - [`EndpointError::Refused`]: the other side's handler failed, or it has none for this
+    /// - [`EndpointError::Refused`]: the other side's handler failed, it has none for this, or the
+    ///   message is above the limit there
     /// - [`EndpointError::NoReply`]: not within the time
     /// - [`EndpointError::Undelivered`]: `give_up_after` was over first, or the endpoint has ended
-    /// - [`EndpointError::Unanswered`]: the other side left, or this one ended, in between; it may
-    ///   have handled the request
+    /// - [`EndpointError::Unanswered`]: the other side left, this one ended, or the reply may have
+    ///   been above the limit here; the request may have been handled
     ///
     /// # Cancel safety
     ///
