@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_core::stream::{FusedStream, Stream};
@@ -97,19 +97,24 @@ const UNREAD: Duration = Duration::from_secs(1);
 ///
 /// When `handlers` messages and requests of one connection are being handled or wait for that, no
 /// more is read from it until one is done, and its sender is held back. The same happens when the
-/// application does not read the events.
+/// application does not read the events. Replies are read from it as well: programs whose handlers
+/// ask each other in turn need a larger number than requests are under way between them.
 ///
 /// A handler that fails or panics ends this one message.
 ///
 /// # When a program crashes
 ///
-/// The order stays in every case. A message is in the sender's hands until the system has taken
+/// The order stays, but for the first of these cases. A message is in the sender's hands until the system has taken
 /// all of it.
 ///
+/// - The receiver hangs: when a message is given up of which the system has a part, the connection is
+///   given up too, and its sender is told by [`EndpointError::Unread`]. What is sent later goes over a
+///   new connection, and the receiver may handle it beside what it still has of the old one.
 /// - The receiver crashes: what the system had taken and it had not read is lost, and so is what
 ///   it was handling. Of what was not read, the sender is told on Linux, by
-///   [`EndpointError::Unread`]; others do not know or do not say. The message that was on its way is sent again: if the system had taken all of
-///   it without having said so, and the receiver had handled it, it comes twice.
+///   [`EndpointError::Unread`]; others do not know or do not say. The message that was on its way
+///   is sent again: if the system had taken all of it without having said so, and the receiver had
+///   handled it, it comes twice.
 /// - The sender crashes: what waits in its queues is lost. The receiver gets no part of a message.
 /// - One of them shuts down and is started again: nothing is lost and nothing comes twice, as long as
 ///   both are endpoints and the drain timeout suffices. One that shuts down asks the others to send
@@ -161,7 +166,8 @@ pub struct Endpoint {
     handle: EndpointHandle,
     listening: Listening,
     /// The accept loop. The tasks of the connections end by `dropped`.
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
+    task_ended: bool,
 }
 
 /// What happens at an [`Endpoint`]. Needs the feature `endpoint`.
@@ -399,7 +405,8 @@ impl EndpointBuilder {
             closed: false,
             handle,
             listening: listening.clone(),
-            _task: AbortOnDropHandle::new(tokio::spawn(accept(listening, shared))),
+            task: AbortOnDropHandle::new(tokio::spawn(accept(listening, shared))),
+            task_ended: false,
         })
     }
 }
@@ -486,9 +493,17 @@ impl Stream for Endpoint {
         if self.closed {
             return Poll::Ready(None);
         }
-        let Poll::Ready(event) = self.events.poll_recv(cx) else {
-            self.handle.0.unread.store(false, Relaxed);
-            return Poll::Pending;
+        let event = match self.events.poll_recv(cx) {
+            Poll::Ready(event) => event,
+            Poll::Pending => {
+                self.handle.0.unread.store(false, Relaxed);
+                // Whether it has told that everything is over, or its runtime has ended.
+                if !self.task_ended {
+                    let _ = ready!(Pin::new(&mut self.task).poll(cx));
+                    self.task_ended = true;
+                }
+                self.events.try_recv().ok()
+            }
         };
         self.closed = matches!(event, None | Some(EndpointEvent::Closed));
         Poll::Ready(event)

@@ -1275,13 +1275,116 @@ async fn who_has_connected_before_the_end_is_heard_although_not_accepted_yet() {
     client.write_all(hello.as_bytes()).unwrap();
     endpoint.handle().shutdown();
     assert_eq!(message(&mut endpoint).await.action, "hello");
-    let error = PipeClient::connect(&name).await.unwrap_err();
+    let error = PipeClient::builder(&name).no_wait().connect().await;
+    let error = error.unwrap_err();
     assert!(
         matches!(error, Error::NotFound { .. } | Error::Busy { .. }),
         "{error:?}"
     );
     drop(client);
     assert!(matches!(event(&mut endpoint).await, EndpointEvent::Closed));
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_while_it_is_written_does_not_change_the_order() {
+    let [from, to] = ["from", "to"].map(|it| unique_name(&format!("order-{it}")));
+    let sender = bind(patient(&from)).await;
+    let handle = sender.handle();
+    let mut receiver = PipeServer::bind(&to).unwrap();
+    handle.send(&to, "first", ()).await.unwrap();
+    let mut receiver_end = Raw::accept(&mut receiver).await;
+    assert_eq!(receiver_end.hears().await["action"], "first");
+    // It does not fit into the pipe, and nobody reads yet.
+    let large = "x".repeat(LARGE);
+    let asked = handle.request_within(SOON, &to, "large", large).await;
+    assert!(
+        matches!(asked, Err(EndpointError::NoReply { .. })),
+        "{asked:?}"
+    );
+    handle.send(&to, "last", ()).await.unwrap();
+    assert_eq!(receiver_end.hears().await["action"], "large");
+    assert_eq!(receiver_end.hears().await["action"], "last");
+}
+
+#[tokio::test]
+async fn a_reply_that_cannot_be_read_is_a_refusal() {
+    let [asks, asked] = ["asks", "asked"].map(|it| unique_name(&format!("deep-{it}")));
+    let nested = |depth| (0..depth).fold(Value::Null, |inner, _| json!([inner]));
+    let builder = patient(&asked)
+        .max_message_size(200)
+        .on("deep", move |_| std::future::ready(Ok(nested(150))))
+        .on("long", async |_| Ok("x".repeat(300)));
+    let _asked = bind(builder).await;
+    let asking = bind(patient(&asks)).await;
+    for (action, reason) in [("deep", "126 deep"), ("long", "above the limit of 200")] {
+        let refused = within(asking.handle().request(&asked, action, ())).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+struct Unprintable;
+
+impl std::fmt::Debug for Unprintable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("not to be printed")
+    }
+}
+
+impl std::fmt::Display for Unprintable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("not to be printed")
+    }
+}
+
+impl std::error::Error for Unprintable {}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_printed_ends_its_request_alone() {
+    let [asks, asked] = ["asks", "asked"].map(|it| unique_name(&format!("print-{it}")));
+    let builder = patient(&asked)
+        .on("bad", async |_| Err::<(), BoxError>(Unprintable.into()))
+        .on("good", async |_| Ok(5));
+    let _asked = bind(builder).await;
+    let asking = bind(patient(&asks)).await;
+    let refused = within(asking.handle().request(&asked, "bad", ())).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("not to be printed"), "{refused}");
+    let reply = within(asking.handle().request(&asked, "good", ())).await;
+    assert_eq!(reply.unwrap(), 5);
+}
+
+#[test]
+fn an_endpoint_whose_runtime_has_ended_says_so() {
+    let name = unique_name("no-runtime");
+    let runtime = |f: &dyn Fn() -> Endpoint| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let runtime = runtime.unwrap();
+        let _entered = runtime.enter();
+        f()
+    };
+    let mut endpoint = runtime(&|| {
+        let endpoint = Endpoint::bind(&name).unwrap();
+        endpoint
+            .handle()
+            .try_send("nobody-listens-here", "a", ())
+            .unwrap();
+        endpoint
+    });
+    let other = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    other.unwrap().block_on(async {
+        let sent = within(endpoint.handle().send("nobody-listens-here", "a", ())).await;
+        let error = sent.unwrap_err();
+        assert!(
+            matches!(error, EndpointError::Pipe(Error::ShutDown { .. })),
+            "{error:?}"
+        );
+        while within(endpoint.next()).await.is_some() {}
+    });
 }
 
 #[tokio::test]

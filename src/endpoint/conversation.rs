@@ -244,20 +244,29 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope) {
         match asked {
             None => endpoint.tell(EndpointEvent::Message(envelope)).await,
             Some(id) => {
-                let error = "there is no handler for it".into();
-                answer(&endpoint, &link, &envelope.action, id, Err(error)).await;
+                let error = Err("there is no handler for it".into());
+                answer(&endpoint, &link, &envelope.action, id, error).await;
             }
         }
         return;
     }
     for handler in handlers {
         // The handler itself is called in here too: it may panic before its first await.
-        let handling = AssertUnwindSafe(async { handler(envelope.clone()).await }).catch_unwind();
-        let outcome = handling
-            .await
-            .unwrap_or_else(|panic| Err(panicked(&*panic)));
+        // So is the text of its error, for the same reason.
+        let handling = AssertUnwindSafe(async {
+            let outcome = handler(envelope.clone()).await;
+            let text = outcome.as_ref().err().map(BoxError::to_string);
+            (outcome, text)
+        });
+        let (outcome, text) = handling.catch_unwind().await.unwrap_or_else(|panic| {
+            let text = panicked(&*panic);
+            (Err(text.clone().into()), Some(text))
+        });
         match (asked.take(), outcome) {
-            (Some(id), outcome) => answer(&endpoint, &link, &envelope.action, id, outcome).await,
+            (Some(id), outcome) => {
+                let outcome = outcome.map_err(|_| text.unwrap_or_default());
+                answer(&endpoint, &link, &envelope.action, id, outcome).await;
+            }
             (None, Ok(_)) => {}
             (None, Err(source)) => {
                 let error = EndpointError::Handler {
@@ -277,17 +286,20 @@ async fn answer(
     link: &Link,
     action: &str,
     id: u64,
-    outcome: Result<Value, BoxError>,
+    outcome: Result<Value, String>,
 ) {
-    let reply = |outcome: Result<&Value, &str>| {
+    let reply = |action, outcome: Result<&Value, &str>| {
         link.write(envelope::reply(&endpoint.name, action, id, outcome))
     };
-    let mut sent = match &outcome {
-        Ok(data) => reply(Ok(data)).await,
-        Err(error) => reply(Err(&error.to_string())).await,
-    };
+    let outcome = outcome.and_then(|data| envelope::readable(&data).map(|()| data));
+    let outcome = outcome.as_ref().map_err(String::as_str);
+    let mut sent = reply(action, outcome).await;
     if let Err(error @ Error::MessageTooLarge { .. }) = sent {
-        sent = reply(Err(&error.to_string())).await;
+        sent = reply(action, Err(&error.to_string())).await;
+    }
+    if let Err(Error::MessageTooLarge { .. }) = sent {
+        // Not even that. Whoever asked does not wait in vain.
+        sent = reply("", Err("the reply is above the limit")).await;
     }
     if let Err(error) = sent {
         tracing::warn!(endpoint = %endpoint.name, %action, %error, "cannot reply");
@@ -303,7 +315,7 @@ async fn refuse(
 ) {
     let Malformed { reason, id } = malformed;
     if let Some(id) = id {
-        let error = format!("the message is not an envelope: {reason}").into();
+        let error = format!("the message is not an envelope: {reason}");
         answer(&endpoint, &link, "", id, Err(error)).await;
     }
     let error = EndpointError::BadEnvelope { process_id, reason };
@@ -331,8 +343,8 @@ async fn reject(
     endpoint.tell(EndpointEvent::Error(error)).await;
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> BoxError {
+fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("with no text")).into()
+    format!("it panicked: {}", text.unwrap_or("with no text"))
 }

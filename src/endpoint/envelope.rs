@@ -59,10 +59,7 @@ impl Envelope {
             reason,
         };
         let data = serde_json::to_value(data).map_err(|e| unfit(e.to_string()))?;
-        // The other side could not read it.
-        if depth(&data) > DEEPEST {
-            return Err(unfit(format!("it is nested more than {DEEPEST} deep")));
-        }
+        readable(&data).map_err(unfit)?;
         Ok(Envelope {
             action: action.into(),
             from: from.into(),
@@ -79,6 +76,14 @@ impl Envelope {
             id: self.id,
             ..Outgoing::from(from)
         })
+    }
+}
+
+/// Why the other side could not read it, if it could not.
+pub(super) fn readable(data: &Value) -> Result<(), String> {
+    match depth(data) {
+        0..=DEEPEST => Ok(()),
+        _ => Err(format!("it is nested more than {DEEPEST} deep")),
     }
 }
 

@@ -76,12 +76,14 @@ pub enum EndpointError {
         /// What it said.
         reason: String,
     },
-    /// The other program left, and may not have read everything that the system had for it: that
-    /// is lost. Linux knows; Windows may say so without knowing; others do not say it.
-    #[error("{to} left, and may not have read everything that was sent to it")]
+    /// The connection has ended, and the other program may not have read everything that the
+    /// system had for it: that is lost. It left, of which Linux knows, Windows may say so without
+    /// knowing, and others do not say it; or it had not read for as long as the first message that
+    /// was given up had to wait.
+    #[error("{to} may not have read everything that was sent to it")]
     #[non_exhaustive]
     Unread {
-        /// The program that left.
+        /// The other program.
         to: String,
     },
     /// The other program has left out a message that was sent to it, which is lost: it was above

@@ -1,6 +1,8 @@
 //! What a connection's two sides share: the one that reads it, and the one that sends to it.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -122,7 +124,22 @@ impl Link {
     /// Cancelled, it may have taken a part: the connection is `gone` then, or goes on to be
     /// written to.
     pub(super) async fn write(&self, message: Bytes) -> Result<(), Error> {
-        let writing = async { self.writer.lock().await.send(message).await };
+        self.write_noting(message, &AtomicBool::new(false)).await
+    }
+
+    /// As [`write`](Self::write), and notes when it has `begun`: until then, nothing was sent.
+    pub(super) async fn write_noting(
+        &self,
+        message: Bytes,
+        begun: &AtomicBool,
+    ) -> Result<(), Error> {
+        let writing = async {
+            let mut writer = self.writer.lock().await;
+            poll_fn(|cx| writer.poll_ready_unpin(cx)).await?;
+            begun.store(true, Relaxed);
+            writer.start_send_unpin(message)?;
+            writer.flush().await
+        };
         tokio::select! {
             biased;
             () = self.gone.cancelled() => Err(Error::Closed { pipe: self.pipe.clone() }),

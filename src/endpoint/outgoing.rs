@@ -1,4 +1,5 @@
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -53,6 +54,8 @@ struct Destination {
     queue: mpsc::Receiver<Accepted>,
     /// Taken from the queue and not with the system yet.
     current: Option<Accepted>,
+    /// Whether the system may have a part of it.
+    begun: AtomicBool,
     link: Option<Arc<Link>>,
     trouble: Trouble,
 }
@@ -105,12 +108,12 @@ impl Shared {
             Entry::Vacant(place) => place.insert(self.start(to, pipe)),
         };
         let since = Instant::now();
-        Ok(match queue.items.try_send(Accepted { item, since }) {
-            Ok(()) => Pushed::Taken(queue.trouble.clone()),
-            Err(TrySendError::Full(it) | TrySendError::Closed(it)) => {
-                Pushed::Full(it.item, queue.items.clone())
-            }
-        })
+        match queue.items.try_send(Accepted { item, since }) {
+            Ok(()) => Ok(Pushed::Taken(queue.trouble.clone())),
+            Err(TrySendError::Full(it)) => Ok(Pushed::Full(it.item, queue.items.clone())),
+            // The runtime that the endpoint lives in has ended.
+            Err(TrySendError::Closed(_)) => Err(self.shut_down().into()),
+        }
     }
 
     fn start(self: &Arc<Self>, to: &str, pipe: &PipeName) -> Queue {
@@ -122,6 +125,7 @@ impl Shared {
             pipe: pipe.clone(),
             queue,
             current: None,
+            begun: AtomicBool::new(false),
             link: None,
             trouble: trouble.clone(),
         };
@@ -158,9 +162,19 @@ impl Destination {
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 self.give_up().await;
             } else if until(deadline, self.deliver()).await.is_none() {
+                if !self.begun.load(Relaxed) {
+                    self.take_back();
+                    self.give_up().await;
+                    continue;
+                }
+                // What is behind it could only follow the rest of it.
                 let reason = lock(&self.trouble).clone();
                 self.cut(reason.as_deref().unwrap_or(LEFT));
                 self.give_up().await;
+                let error = EndpointError::Unread {
+                    to: self.to.clone(),
+                };
+                self.endpoint.tell(EndpointEvent::Error(error)).await;
             }
         }
         self.finish();
@@ -202,22 +216,20 @@ impl Destination {
         leaves
     }
 
-    /// When the current message is given up: a request not later than its sender gives up.
+    /// When the current message is given up.
     fn deadline(&self) -> Option<Instant> {
         let accepted = self.current.as_ref()?;
-        let give_up = accepted
-            .since
-            .checked_add(self.endpoint.options.give_up_after);
-        let asking = accepted.item.asking.as_ref();
-        let deadlines = [give_up, asking.and_then(|it| it.deadline)];
-        deadlines.into_iter().flatten().min()
+        let give_up_after = self.endpoint.options.give_up_after;
+        accepted.since.checked_add(give_up_after)
     }
 
     /// Tries until the system has the current message.
     async fn deliver(&mut self) {
+        self.begun.store(false, Relaxed);
         let (mut pause, longest) = self.endpoint.options.backoff;
         while let Err(error) = self.attempt().await {
             self.cut(&why(Some(&error)));
+            self.begun.store(false, Relaxed);
             if self.current.is_none() {
                 break;
             }
@@ -244,13 +256,19 @@ impl Destination {
         let Some(Accepted { item, .. }) = &mut self.current else {
             return Ok(());
         };
+        let asking = item.asking.as_ref();
+        if asking.is_some_and(|it| it.reply.is_closed()) {
+            // Nobody waits for it any more.
+            self.current = None;
+            return Ok(());
+        }
         *lock(&self.trouble) = Some("it does not read".into());
         let id = item.envelope.id.unwrap_or_default();
         if let Some(asking) = item.asking.take() {
             // Before it is sent: the reply can be faster than the word that it was.
             link.expect(id, item.frame.len(), asking);
         }
-        link.write(item.frame.clone()).await?;
+        link.write_noting(item.frame.clone(), &self.begun).await?;
         link.sent(id);
         self.current = None;
         Ok(())
@@ -281,8 +299,20 @@ impl Destination {
 
     /// Ends the connection, which may have taken a part of the current message.
     fn cut(&mut self, reason: &str) {
-        let Some(link) = self.link.take() else { return };
-        link.end(reason);
+        if let Some(link) = self.link.take() {
+            link.end(reason);
+            self.take_back_from(&link);
+        }
+    }
+
+    /// Of the current message nothing was sent, and nothing will be.
+    fn take_back(&mut self) {
+        if let Some(link) = self.link.clone() {
+            self.take_back_from(&link);
+        }
+    }
+
+    fn take_back_from(&mut self, link: &Link) {
         let Some(Accepted { item, .. }) = &mut self.current else {
             return;
         };
