@@ -116,7 +116,12 @@ pub(crate) fn everything(
                 here.reverse();
             }
             for contender in here {
-                let sample = measure(contender, *cell, milliseconds)
+                let measuring = || measure(contender, *cell, milliseconds);
+                let sample = measuring()
+                    .or_else(|error| {
+                        eprintln!("\n{} at {cell}: {error:#}; once more", contender.name);
+                        measuring()
+                    })
                     .with_context(|| format!("measuring {} at {cell}", contender.name))?;
                 let series = figures
                     .cells
