@@ -39,7 +39,8 @@ pub unsafe extern "C" fn asyncipc_create_instance(kind: c_int, pipe: *mut *mut H
 
 /// Logs what all pipes of this process do to standard error, in lines that begin with `process_name`,
 /// which is UTF-8. The environment variable ASYNCIPC_LOG says how much: off, error, warn, info (the
-/// default), debug or trace. Nothing is logged otherwise.
+/// default), debug or trace. Nothing is logged otherwise. Lines that cannot be written are lost, and
+/// nothing else is.
 ///
 /// Errors: INVALID_ARGUMENT, also for the variable; WRONG_STATE when called again, which changes
 /// nothing.

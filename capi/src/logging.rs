@@ -26,6 +26,8 @@ pub(crate) fn init(process: &str) -> Result<(), Failure> {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(false)
+        // It would say on standard error, with a panic if that fails, that standard error fails.
+        .log_internal_errors(false)
         .event_format(Named(process.into(), Format::default()))
         .try_init()
         .map_err(|_| Failure::new(Code::WrongState, "logging was begun before"))

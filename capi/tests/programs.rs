@@ -2,13 +2,18 @@
 
 mod common;
 
+use std::process::Command;
+
 use common::{Build, Running, program, unique_name};
 
 /// Runs a program to its end, which has to be a good one.
 fn passes(source: &str, build: Build, arguments: &[&str]) {
-    let Some(mut command) = program(source, build) else {
-        return;
-    };
+    if let Some(command) = program(source, build) {
+        ends_well(command, arguments);
+    }
+}
+
+fn ends_well(mut command: Command, arguments: &[&str]) {
     command.arg(unique_name("program")).args(arguments);
     let (code, said) = Running::start(command).ends();
     let last = said.last().map(String::as_str);
@@ -52,4 +57,18 @@ fn callbacks_leave_memory_as_it_should_be() {
 #[test]
 fn a_pipe_may_be_deleted_by_its_own_delegate() {
     passes("tests/programs/classes.cpp", Build::Sanitized, &[]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let Some(mut command) = program("tests/programs/logging.c", Build::Plain) else {
+        return;
+    };
+    let full = match std::fs::OpenOptions::new().write(true).open("/dev/full") {
+        Ok(full) => full,
+        Err(error) => return common::skipped(format!("/dev/full: {error}")),
+    };
+    command.env("ASYNCIPC_LOG", "trace").stderr(full);
+    ends_well(command, &[]);
 }
