@@ -195,7 +195,8 @@ typedef struct asyncipc_pipe asyncipc_pipe;
  * things happen. While one runs, nothing is received and nothing is sent by this pipe; others go on.
  * Every function can be called from them, and none waits there: see asyncipc_send(),
  * asyncipc_exit() and asyncipc_destroy(). They must return, and not by throwing or longjmp(). Where
- * there is SIGPIPE, their thread blocks it.
+ * there are signals, their thread blocks all of them but those of faults, such as SIGSEGV, and so does
+ * a program that is started there.
  *
  * `client` is a number that is not used again in this process. A client has one as well, for
  * the server at the other end.

@@ -111,7 +111,8 @@ impl Run {
             let run = run.clone();
             move || run.live(runtime, begun, &caller, previous)
         };
-        let thread = thread::Builder::new().name("asyncipc".into()).spawn(life);
+        let thread = thread::Builder::new().name("asyncipc".into());
+        let thread = sys::without_signals(|| thread.spawn(life));
         *lock(&run.thread) = Some(thread.map_err(cannot)?);
         Ok((run, outcome))
     }
@@ -131,7 +132,6 @@ impl Run {
         previous: Option<Arc<Run>>,
     ) {
         IS_OURS.set(true);
-        sys::block_sigpipe();
         let _end = End(self);
         if let Some(previous) = previous {
             previous.wait_for_end();

@@ -34,8 +34,10 @@ mod platform {
         }
     }
 
-    /// There is no such signal.
-    pub(crate) fn block_sigpipe() {}
+    /// There are no signals that choose a thread.
+    pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+        start()
+    }
 }
 
 #[cfg(unix)]
@@ -56,17 +58,38 @@ mod platform {
         builder
     }
 
-    /// Blocks SIGPIPE in this thread, and those that it starts: a peer that has left is an error, and
-    /// must not end the program. Programs in Rust ignore it altogether, others do not.
-    pub(crate) fn block_sigpipe() {
-        let mut signals = MaybeUninit::uninit();
-        // SAFETY: `signals` is there for all three, and the first one makes it a set. The old mask
-        // is not asked for. Nothing of it can fail with a valid set and signal.
+    /// What a thread causes itself: handlers of the program, of a sanitizer or of another runtime
+    /// see to these, and the system ends a program that blocks them.
+    const FAULTS: [libc::c_int; 7] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGABRT,
+        libc::SIGTRAP,
+        libc::SIGSYS,
+    ];
+
+    /// Starts a thread that, with all that it starts, has every signal blocked but those of faults.
+    ///
+    /// Signals are for the program's own threads: one that waits in sigwait() would be ended by a
+    /// thread that it does not know of. And SIGPIPE must end nothing: a peer that has left is an error.
+    pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+        let mut blocked = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: both sets are there for all calls, and the first one makes `blocked` a set. With
+        // valid sets and signals nothing fails, and then `before` is a set as well.
         unsafe {
-            libc::sigemptyset(signals.as_mut_ptr());
-            libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
-            libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), ptr::null_mut());
+            libc::sigfillset(blocked.as_mut_ptr());
+            for fault in FAULTS {
+                libc::sigdelset(blocked.as_mut_ptr(), fault);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, blocked.as_ptr(), before.as_mut_ptr());
         }
+        let started = start();
+        // SAFETY: `before` is what this thread had. The new one's is not asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+        started
     }
 }
 

@@ -72,3 +72,9 @@ fn a_log_that_cannot_be_written_ends_nothing() {
     command.env("ASYNCIPC_LOG", "trace").stderr(full);
     ends_well(command, &[]);
 }
+
+#[cfg(unix)]
+#[test]
+fn signals_are_for_the_programs_own_threads() {
+    passes("tests/programs/unix/signals.c", Build::Plain, &[]);
+}
