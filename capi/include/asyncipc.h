@@ -72,6 +72,10 @@ typedef enum {
    */
   ASYNCIPC_RESULT_MESSAGE_TOO_LARGE,
   /**
+   * There is no memory for a copy of the message.
+   */
+  ASYNCIPC_RESULT_NO_MEMORY,
+  /**
    * The other end left inside a message.
    */
   ASYNCIPC_RESULT_TRUNCATED,
@@ -292,8 +296,8 @@ asyncipc_result asyncipc_create(asyncipc_pipe *pipe,
  * in their order.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
- * nobody is there yet or any more, MESSAGE_TOO_LARGE, SHUT_DOWN after asyncipc_exit(). QUEUE_FULL:
- * those clients that the text names do not get it, all others do.
+ * nobody is there yet or any more, MESSAGE_TOO_LARGE, NO_MEMORY, SHUT_DOWN after asyncipc_exit(): then
+ * nobody gets it. QUEUE_FULL: those clients that the text names do not get it, all others do.
  */
 asyncipc_result asyncipc_send(asyncipc_pipe *pipe,
                               const void *data,

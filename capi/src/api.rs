@@ -9,7 +9,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::{ptr, slice};
 
 use asyncipc::{Error, PipeName};
-use bytes::Bytes;
 
 use crate::callbacks::{Callbacks, Caller};
 use crate::failure::{self, Code, Failure};
@@ -109,8 +108,8 @@ pub unsafe extern "C" fn asyncipc_create(
 /// in their order.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
-/// nobody is there yet or any more, MESSAGE_TOO_LARGE, SHUT_DOWN after asyncipc_exit(). QUEUE_FULL:
-/// those clients that the text names do not get it, all others do.
+/// nobody is there yet or any more, MESSAGE_TOO_LARGE, NO_MEMORY, SHUT_DOWN after asyncipc_exit(): then
+/// nobody gets it. QUEUE_FULL: those clients that the text names do not get it, all others do.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_send(
     pipe: *mut Handle,
@@ -119,7 +118,7 @@ pub unsafe extern "C" fn asyncipc_send(
 ) -> Code {
     answer(|| {
         let found = registry::find(pipe)?;
-        // SAFETY: whoever calls says that the bytes are there.
+        // SAFETY: whoever calls says that the bytes are there, until this returns.
         found.send(unsafe { message(data, size) }?)
     })
 }
@@ -136,7 +135,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
 ) -> Code {
     answer(|| {
         let found = registry::find(pipe)?;
-        // SAFETY: whoever calls says that the bytes are there.
+        // SAFETY: whoever calls says that the bytes are there, until this returns.
         found.send_to(client, unsafe { message(data, size) }?)
     })
 }
@@ -216,10 +215,10 @@ unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a CStr, Failure>
 
 /// # Safety
 ///
-/// `size` bytes can be read at `data`, unless it is null.
-unsafe fn message(data: *const c_void, size: usize) -> Result<Bytes, Failure> {
+/// `size` bytes can be read at `data`, unless it is null, for as long as the result is used.
+unsafe fn message<'a>(data: *const c_void, size: usize) -> Result<&'a [u8], Failure> {
     if size == 0 {
-        return Ok(Bytes::new());
+        return Ok(&[]);
     }
     if data.is_null() {
         return Err(null("the message"));
@@ -229,7 +228,5 @@ unsafe fn message(data: *const c_void, size: usize) -> Result<Bytes, Failure> {
         return Err(Failure::new(Code::InvalidArgument, text));
     }
     // SAFETY: not null, not longer than anything can be, and otherwise as promised.
-    Ok(Bytes::copy_from_slice(unsafe {
-        slice::from_raw_parts(data.cast(), size)
-    }))
+    Ok(unsafe { slice::from_raw_parts(data.cast(), size) })
 }

@@ -38,6 +38,8 @@ pub enum Code {
     ModeMismatch,
     /// The message is above the limit.
     MessageTooLarge,
+    /// There is no memory for a copy of the message.
+    NoMemory,
     /// The other end left inside a message.
     Truncated,
     /// The other end has left.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use asyncipc::{
-    ClientBuilder, HubBuilder, PipeClient, PipeHub, PipeName, PipeServer, ServerBuilder,
+    ClientBuilder, HubBuilder, MessageCodec, PipeClient, PipeHub, PipeName, PipeServer,
+    ServerBuilder,
 };
 
 use crate::failure::{Code, Failure};
@@ -125,6 +126,12 @@ impl Options {
             client = client.linger(time);
         }
         client
+    }
+
+    /// The longest message that is sent, in bytes.
+    pub(crate) fn max_message_size(&self) -> usize {
+        let codec = self.size(Key::MaxMessageSize).map(MessageCodec::new);
+        codec.unwrap_or_default().max_message_size()
     }
 
     pub(crate) fn hub(&self) -> HubBuilder {

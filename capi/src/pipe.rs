@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use asyncipc::PipeName;
-use bytes::Bytes;
 
 use crate::callbacks::Caller;
 use crate::failure::{Code, Failure};
@@ -127,11 +126,11 @@ impl Pipe {
         begun
     }
 
-    pub(crate) fn send(&self, message: Bytes) -> Result<(), Failure> {
+    pub(crate) fn send(&self, message: &[u8]) -> Result<(), Failure> {
         self.run()?.send(message)
     }
 
-    pub(crate) fn send_to(&self, client: u64, message: Bytes) -> Result<(), Failure> {
+    pub(crate) fn send_to(&self, client: u64, message: &[u8]) -> Result<(), Failure> {
         self.run()?.send_to(client, message)
     }
 

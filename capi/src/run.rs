@@ -49,6 +49,7 @@ pub(crate) struct Start {
 pub(crate) struct Run {
     name: PipeName,
     send_timeout: Duration,
+    max_message_size: usize,
     /// A client has it once it is connected.
     hub: OnceLock<HubHandle>,
     exit: CancellationToken,
@@ -85,6 +86,7 @@ impl Run {
         let run = Arc::new(Run {
             name: name.clone(),
             send_timeout: options.send_timeout(),
+            max_message_size: options.max_message_size(),
             hub: OnceLock::new(),
             exit: CancellationToken::new(),
             over: AtomicBool::new(false),
@@ -216,7 +218,7 @@ impl Run {
     }
 
     /// To everybody.
-    pub(crate) fn send(&self, message: Bytes) -> Result<(), Failure> {
+    pub(crate) fn send(&self, message: &[u8]) -> Result<(), Failure> {
         let hub = self.hub()?;
         match hub.clients()[..] {
             [] => return Err(self.nobody("nobody is connected to")),
@@ -224,18 +226,36 @@ impl Run {
             [only] => return self.send_to(only, message),
             _ => {}
         }
+        let message = self.copy(message)?;
         let full = hub.broadcast(message.clone())?;
         // Who leaves meanwhile is not missed: its on_disconnected tells.
         self.send_when_there_is_room(hub, full, message, |_| Ok(()))
     }
 
-    pub(crate) fn send_to(&self, client: u64, message: Bytes) -> Result<(), Failure> {
+    pub(crate) fn send_to(&self, client: u64, message: &[u8]) -> Result<(), Failure> {
         let hub = self.hub()?;
+        let message = self.copy(message)?;
         let full = match hub.try_send(client, message.clone()) {
             Err(Error::QueueFull { .. }) => vec![client],
             sent => return Ok(sent?),
         };
         self.send_when_there_is_room(hub, full, message, |gone| Err(gone.into()))
+    }
+
+    /// A copy for the queues, if the message may be sent at all.
+    fn copy(&self, message: &[u8]) -> Result<Bytes, Failure> {
+        let (size, max) = (message.len(), self.max_message_size);
+        if size > max {
+            let text = format!("a message of {size} bytes is above the limit of {max} bytes");
+            return Err(Failure::new(Code::MessageTooLarge, text));
+        }
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(size).map_err(|_| {
+            let text = format!("there is no memory for a message of {size} bytes");
+            Failure::new(Code::NoMemory, text)
+        })?;
+        copy.extend_from_slice(message);
+        Ok(copy.into())
     }
 
     fn send_when_there_is_room(

@@ -78,3 +78,10 @@ fn a_log_that_cannot_be_written_ends_nothing() {
 fn signals_are_for_the_programs_own_threads() {
     passes("tests/programs/unix/signals.c", Build::Plain, &[]);
 }
+
+/// Other systems do not limit it.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[test]
+fn a_message_that_there_is_no_memory_for_is_an_error() {
+    passes("tests/programs/unix/memory.c", Build::Plain, &[]);
+}
