@@ -104,7 +104,9 @@ pub unsafe extern "C" fn asyncipc_create(
 /// `data` may be null if `size` is 0: empty messages are messages.
 ///
 /// When a queue is full this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT, and in a callback not
-/// at all. While it waits, hold no lock that a callback takes. Messages that one thread sends arrive
+/// at all: whoever answers in on_recv() has to expect QUEUE_FULL there, for the other end may send
+/// faster than it reads, and then this message is not sent. Set a longer queue, send from a thread of
+/// your own, or disconnect the client. While it waits, hold no lock that a callback takes. Messages that one thread sends arrive
 /// in their order.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
