@@ -70,8 +70,8 @@ pub unsafe extern "C" fn asyncipc_set_option(pipe: *mut Handle, option: c_int, v
 /// for none. `user` is for the callbacks alone, and must be there until the last one has returned,
 /// in a way that another thread may use it.
 ///
-/// After asyncipc_exit() has returned it can be called again, and by a client without that, in or after
-/// its on_disconnected() or an on_connected() that failed. The callbacks may come from another thread
+/// After asyncipc_exit() has returned outside of callbacks it can be called again, and by a client without
+/// that, in or after its on_disconnected() or an on_connected() that failed. The callbacks may come from another thread
 /// then, but still one at a time.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
@@ -159,7 +159,7 @@ pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> 
 ///
 /// Returns when the last callback has, and so must not be called with a lock held that a callback
 /// takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
-/// ended.
+/// ended, nor in the last callback of a client, which may asyncipc_create() it again.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
 #[unsafe(no_mangle)]

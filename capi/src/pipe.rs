@@ -81,8 +81,8 @@ struct State {
 }
 
 impl State {
-    fn is_running(&self) -> bool {
-        self.run.as_ref().is_some_and(|run| !run.may_be_followed())
+    fn running(&self) -> Option<&Run> {
+        self.run.as_deref().filter(|run| !run.may_be_followed())
     }
 }
 
@@ -97,7 +97,7 @@ impl Pipe {
 
     pub(crate) fn set_option(&self, key: Key, value: u64) -> Result<(), Failure> {
         let mut state = self.state();
-        if state.is_running() {
+        if state.running().is_some() {
             let text = "options are for before asyncipc_create";
             return Err(Failure::new(Code::WrongState, text));
         }
@@ -109,9 +109,8 @@ impl Pipe {
         if state.destroyed {
             return Err(Failure::new(Code::InvalidHandle, "the pipe was destroyed"));
         }
-        if state.is_running() {
-            let text = "the pipe was created already, and asyncipc_exit has not returned yet";
-            return Err(Failure::new(Code::WrongState, text));
+        if let Some(run) = state.running() {
+            return Err(run.is_in_the_way());
         }
         let (run, begun) = Run::start(Start {
             name,
@@ -143,6 +142,10 @@ impl Pipe {
             // Under this lock, or another run could begin in between.
             let state = self.state();
             let run = state.run.clone().ok_or_else(not_yet)?;
+            if run.is_in_its_last_callback() {
+                // Nothing is left to end, and another one may begin there.
+                return Ok(());
+            }
             run.shut_down();
             run
         };

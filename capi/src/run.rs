@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -23,14 +24,15 @@ use crate::sync::{lock, wait};
 use crate::sys;
 
 thread_local! {
+    /// Where the run is that this thread is of; 0 in the program's own threads.
     #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
-    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+    static OURS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Whether this is called from a callback: there, nothing may wait.
 pub(crate) fn is_callback() -> bool {
     // Nothing else that comes here runs on our threads.
-    IS_OURS.get()
+    OURS.get() != 0
 }
 
 /// What a run begins with.
@@ -133,7 +135,7 @@ impl Run {
         caller: &Caller,
         previous: Option<Arc<Run>>,
     ) {
-        IS_OURS.set(true);
+        OURS.set(ptr::from_ref(self).addr());
         let _end = End(self);
         if let Some(previous) = previous {
             previous.wait_for_end();
@@ -211,6 +213,20 @@ impl Run {
     /// for the end of all.
     pub(crate) fn may_be_followed(&self) -> bool {
         self.ended.load(Ordering::Acquire) || self.is_over() && !self.exit.is_cancelled()
+    }
+
+    /// Whether this is called from its own last callback.
+    pub(crate) fn is_in_its_last_callback(&self) -> bool {
+        OURS.get() == ptr::from_ref(self).addr() && self.is_over()
+    }
+
+    /// Why no other run may begin.
+    pub(crate) fn is_in_the_way(&self) -> Failure {
+        let text = match self.exit.is_cancelled() {
+            true => "asyncipc_exit was called, and the last callback has not returned yet",
+            false => "the pipe was created already",
+        };
+        Failure::new(Code::WrongState, format!("{}: {text}", self.name))
     }
 
     fn is_over(&self) -> bool {

@@ -297,6 +297,33 @@ static void a_server_restarts_and_its_client_comes_back(void) {
     check_end(&server);
 }
 
+/* Once; an exit before the last callback is meant. */
+static void exit_and_come_back(end *it, enum what what, const void *data, size_t size) {
+    (void)data, (void)size;
+    if (what == RECEIVED) SUCCEEDS(asyncipc_exit(it->pipe));
+    if (what != DISCONNECTED) return;
+    SUCCEEDS(asyncipc_exit(it->pipe));
+    if (it->told[DISCONNECTED] == 1) {
+        SUCCEEDS(asyncipc_create(it->pipe, name, ASYNCIPC_ROLE_CLIENT, &callbacks, it));
+        return;
+    }
+    RETURNS(WRONG_STATE, asyncipc_create(it->pipe, name, ASYNCIPC_ROLE_CLIENT, &callbacks, it));
+    CHECK(strstr(asyncipc_last_error(), "asyncipc_exit was called") != NULL);
+}
+
+static void a_client_may_exit_and_come_back_in_its_last_callback(void) {
+    end server = {0}, client = {0};
+    client.then = exit_and_come_back;
+    begin_both(&server, &client);
+    SUCCEEDS(asyncipc_disconnect(server.pipe, server.client));
+    WAIT_FOR(server.told[CONNECTED] == 2 && client.told[CONNECTED] == 2);
+    SUCCEEDS(asyncipc_send(server.pipe, "go", 2));
+    WAIT_FOR(client.told[DISCONNECTED] == 2 && !client.inside);
+    SUCCEEDS(asyncipc_destroy(client.pipe));
+    SUCCEEDS(asyncipc_destroy(server.pipe));
+    check_end(&client);
+}
+
 /* As long as it may. */
 static void come_back(end *it, enum what what, const void *data, size_t size) {
     asyncipc_result result;
@@ -483,6 +510,7 @@ int main(int argc, char **argv) {
     RUN(destroy_waits_for_the_callback_that_runs);
     RUN(two_pipes_may_destroy_each_other);
     RUN(a_server_restarts_and_its_client_comes_back);
+    RUN(a_client_may_exit_and_come_back_in_its_last_callback);
     RUN(after_exit_no_client_comes_back);
     RUN(a_client_without_a_server_is_told_so);
     RUN(a_client_that_waits_for_its_server_can_exit);
