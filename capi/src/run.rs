@@ -23,6 +23,9 @@ use crate::pipe::{Kind, Role};
 use crate::sync::{lock, wait};
 use crate::sys;
 
+/// What callbacks in C are used to from main threads. Only what is used of it takes memory.
+const STACK: usize = 8 << 20;
+
 thread_local! {
     /// Where the run is that this thread is of; 0 in the program's own threads.
     #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
@@ -116,6 +119,7 @@ impl Run {
             move || run.live(runtime, begun, &caller, previous)
         };
         let thread = thread::Builder::new().name("asyncipc".into());
+        let thread = thread.stack_size(STACK);
         let thread = sys::without_signals(|| thread.spawn(life));
         *lock(&run.thread) = Some(thread.map_err(cannot)?);
         Ok((run, outcome))

@@ -74,6 +74,25 @@ static void all_come_from_one_thread_and_in_order(void) {
     check_end(&server);
 }
 
+/* More than threads have by default in many places. */
+static void use_stack(end *it, enum what what, const void *data, size_t size) {
+    volatile unsigned char large[4 * MIB];
+    size_t i;
+    (void)data, (void)size;
+    for (i = sizeof large; i-- > 0;) large[i] = (unsigned char)what;
+    CHECK(large[0] == what && it != NULL);
+}
+
+static void callbacks_have_the_stack_of_a_main_thread(void) {
+    end server = {0};
+    server.then = use_stack;
+    new_name(base);
+    begin(&server, ASYNCIPC_KIND_ASYNC, ASYNCIPC_ROLE_SERVER);
+    WAIT_FOR(server.told[CREATED] == 1);
+    SUCCEEDS(asyncipc_destroy(server.pipe));
+    check_end(&server);
+}
+
 static int gate;
 
 /* Does not go on before the gate is open. */
@@ -503,6 +522,7 @@ int main(int argc, char **argv) {
     for (i = 0; i < MIB; i++) block[i] = (unsigned char)(i * 31 % 251);
 
     RUN(all_come_from_one_thread_and_in_order);
+    RUN(callbacks_have_the_stack_of_a_main_thread);
     RUN(a_full_queue_is_an_error_in_callbacks_and_waited_for_elsewhere);
     RUN(exit_sends_what_waits);
     RUN(exit_from_a_callback_ends_it_orderly);
