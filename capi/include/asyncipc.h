@@ -5,6 +5,14 @@
  * asyncipc_result, of which ASYNCIPC_RESULT_OK is 0; asyncipc_last_error() has it as a text. Null
  * pointers, wrong numbers and handles of destroyed pipes are errors. All texts are UTF-8.
  *
+ * Destroy every pipe before main() returns, or the interpreter ends, or this library is unloaded: its
+ * thread calls back until then. On Windows, do so neither in DllMain nor in destructors of static objects
+ * of a DLL, where no other thread can come to its end.
+ *
+ * Create pipes after fork() and daemon(): a child has no threads. There, all that is done with a pipe which
+ * its parent has created is ASYNCIPC_RESULT_WRONG_STATE, and asyncipc_destroy() only forgets it. The
+ * child keeps its connections open until it ends, or execs.
+ *
  * Made by cbindgen from the sources in Rust: do not edit. */
 
 
@@ -268,8 +276,11 @@ asyncipc_result asyncipc_set_option(asyncipc_pipe *pipe, int option, uint64_t va
  * Begins. A server listens when this has returned, and clients can connect. A client connects in
  * the background, and on_connected() tells how that went.
  *
- * `name` is UTF-8: a plain name such as "echo", which both ends find, or a full path such as
- * \\.\pipe\echo or /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is copied, and null
+ * Until it has ended, a pipe has a thread, with a stack of 8 MiB, of which only what is used takes memory,
+ * and on Unix four descriptors besides those of its connections.
+ *
+ * `name` is UTF-8: a plain name such as "echo", which both ends find, or a full path, on Windows such
+ * as \\.\pipe\echo and elsewhere such as /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is copied, and null
  * for none. `user` is for the callbacks alone, and must be there until the last one has returned,
  * in a way that another thread may use it.
  *

@@ -81,6 +81,13 @@ struct State {
 }
 
 impl State {
+    /// To be used, if it can be.
+    fn run(&self) -> Result<Arc<Run>, Failure> {
+        let run = self.run.clone().ok_or_else(not_yet)?;
+        run.is_of_this_process()?;
+        Ok(run)
+    }
+
     fn running(&self) -> Option<&Run> {
         self.run.as_deref().filter(|run| !run.may_be_followed())
     }
@@ -108,6 +115,9 @@ impl Pipe {
         let mut state = self.state();
         if state.destroyed {
             return Err(Failure::new(Code::InvalidHandle, "the pipe was destroyed"));
+        }
+        if let Some(run) = &state.run {
+            run.is_of_this_process()?;
         }
         if let Some(run) = state.running() {
             return Err(run.is_in_the_way());
@@ -141,7 +151,7 @@ impl Pipe {
         let run = {
             // Under this lock, or another run could begin in between.
             let state = self.state();
-            let run = state.run.clone().ok_or_else(not_yet)?;
+            let run = state.run()?;
             if run.is_in_its_last_callback() {
                 // Nothing is left to end, and another one may begin there.
                 return Ok(());
@@ -166,7 +176,7 @@ impl Pipe {
     }
 
     fn run(&self) -> Result<Arc<Run>, Failure> {
-        self.state().run.clone().ok_or_else(not_yet)
+        self.state().run()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -3,11 +3,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::{process, ptr};
 
 use asyncipc::{ClientBuilder, Error, Event, HubBuilder, HubHandle, PipeHub, PipeName};
 use bytes::Bytes;
@@ -53,6 +53,8 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) struct Run {
     name: PipeName,
+    /// Where its thread is: a child that was forked has none.
+    process: u32,
     send_timeout: Duration,
     max_message_size: usize,
     /// A client has it once it is connected.
@@ -90,6 +92,7 @@ impl Run {
         let runtime = runtime.map_err(cannot)?;
         let run = Arc::new(Run {
             name: name.clone(),
+            process: process::id(),
             send_timeout: options.send_timeout(),
             max_message_size: options.max_message_size(),
             hub: OnceLock::new(),
@@ -231,6 +234,15 @@ impl Run {
             false => "the pipe was created already",
         };
         Failure::new(Code::WrongState, format!("{}: {text}", self.name))
+    }
+
+    pub(crate) fn is_of_this_process(&self) -> Result<(), Failure> {
+        if self.process == process::id() {
+            return Ok(());
+        }
+        let (name, process) = (&self.name, self.process);
+        let text = format!("{name} was created in process {process}, of which this is a fork");
+        Err(Failure::new(Code::WrongState, text))
     }
 
     fn is_over(&self) -> bool {

@@ -79,6 +79,12 @@ fn signals_are_for_the_programs_own_threads() {
     passes("tests/programs/unix/signals.c", Build::Plain, &[]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_forked_child_is_told_that_a_pipe_is_its_parents() {
+    passes("tests/programs/unix/fork.c", Build::Plain, &[]);
+}
+
 /// Other systems do not limit it.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
