@@ -31,7 +31,8 @@ enum PipeType {
 class IPipeDelegate {
 public:
     virtual ~IPipeDelegate() {}
-    /** Comes once for each Create whose arguments were good, with what that returns. */
+    /** Comes once for each Create, with what that returns; not when its arguments are bad, or the pipe
+     * was created already: then Create alone says so. */
     virtual void OnCreate(bool ok) = 0;
     /** A client is there, or for a client the server; false if it cannot connect. */
     virtual void OnConnected(bool ok) = 0;
@@ -74,8 +75,8 @@ public:
 
 namespace asyncipc_detail {
 
-/** UTF-8 from UTF-16 or UTF-32, whichever wide characters are here. Halves of pairs become what is not
- * UTF-8, and the library refuses. */
+/** UTF-8 from UTF-16 or UTF-32, whichever wide characters are here. Halves of pairs, and what is no
+ * character, become what is not UTF-8, and the library refuses. */
 inline std::string Utf8(const wchar_t* wide) {
     std::string text;
     while (*wide != 0) {
@@ -87,6 +88,10 @@ inline std::string Utf8(const wchar_t* wide) {
                 c = 0x10000 + ((c - 0xD800) << 10) + (next - 0xDC00);
                 ++wide;
             }
+        }
+        if (c > 0x10FFFF) {
+            text += '\xFF';
+            continue;
         }
         const int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
         static const unsigned char kFirst[] = {0x00, 0xC0, 0xE0, 0xF0};

@@ -134,6 +134,9 @@ int main(int argc, char** argv) {
     CHECK(Says(pipe, "null pointer"));
     CHECK(!pipe->Create(static_cast<const char*>(nullptr), PIPE_SERVER, nullptr));
     CHECK(!pipe->Create(L"", PIPE_SERVER, nullptr));
+    // Without its highest bits, it would be a character.
+    const wchar_t none[] = {L'a', static_cast<wchar_t>(0x40010000), 0};
+    CHECK(sizeof(wchar_t) == 2 || !pipe->Create(none, PIPE_SERVER, nullptr));
     const wchar_t half[] = {L'a', static_cast<wchar_t>(0xD800), 0};
     CHECK(!pipe->Create(half, PIPE_SERVER, nullptr));
     CHECK(Says(pipe, "not UTF-8"));
