@@ -173,8 +173,10 @@ pub unsafe extern "C" fn asyncipc_exit(pipe: *mut Handle) -> Code {
 /// Does what asyncipc_exit() does, and frees the pipe: from the beginning of this call, its handle is
 /// that of no pipe. No callback is called after this has returned.
 ///
-/// In a callback, of whichever pipe, it returns at once: no callback of this pipe begins any more,
-/// what waits in its queues is still sent, and what another thread is in the middle of goes on.
+/// In a callback, of whichever pipe, it returns at once, and what waits in the queues is still sent. In
+/// one of this pipe, no other one of it is called any more. In one of another pipe, that of this pipe
+/// which its thread is about to call, or in the middle of, goes on: nothing tells when it has returned, so
+/// `user` must be there until the program ends. Where that cannot be, destroy it outside of callbacks.
 ///
 /// Errors: INVALID_ARGUMENT for a null pointer; INVALID_HANDLE when it was destroyed before, also when
 /// that is still going on.
