@@ -8,6 +8,7 @@ LIBRARY is where the library was built, target/release/libasyncipc_capi.so or wh
 says what can be typed.
 """
 
+import atexit
 import ctypes
 import sys
 import zlib
@@ -140,6 +141,8 @@ class Demo:
                 *self.sent, *self.received
             )
         )
+
+    def destroy(self):
         self.library.asyncipc_destroy(self.pipe)
 
 
@@ -152,14 +155,18 @@ def main():
     library, role, name = arguments
     demo = Demo(load(library), role)
     kind = KIND_OVERLAPPED if "--overlapped" in options else KIND_ASYNC
+    # However it ends: no callback may come when there is no interpreter any more.
+    atexit.register(demo.destroy)
     demo.begin(name, kind, "--messages" in options)
-    for line in sys.stdin:
-        line = line.rstrip("\r\n")
-        if line == "/exit":
-            break
-        if demo.command(line) != OK:
-            say("not done: " + demo.error())
-    demo.end()
+    try:
+        for line in sys.stdin:
+            line = line.rstrip("\r\n")
+            if line == "/exit":
+                break
+            if demo.command(line) != OK:
+                say("not done: " + demo.error())
+    finally:
+        demo.end()
 
 
 main()

@@ -11,9 +11,12 @@ use crate::registry::Handle;
 /// All of one pipe are called from one thread of the library, one at a time, in the order in which
 /// things happen. While one runs, nothing is received and nothing is sent by this pipe; others go on.
 /// Every function can be called from them, and none waits there: see asyncipc_send(),
-/// asyncipc_exit() and asyncipc_destroy(). They must return, and not by throwing or longjmp(). Where
-/// there are signals, their thread blocks all of them but those of faults, such as SIGSEGV, and so does
-/// a program that is started there.
+/// asyncipc_exit() and asyncipc_destroy().
+///
+/// They must return: not by throwing or longjmp(), nor end their thread, as pthread_exit() and
+/// pthread_cancel() do, or the program, as exit() and Python's sys.exit() do. Where there are signals,
+/// their thread blocks all but those of faults, such as SIGSEGV; a program that is started there begins
+/// with the same.
 ///
 /// `client` is a number that is not used again in this process. A client has one as well, for
 /// the server at the other end.

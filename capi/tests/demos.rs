@@ -233,3 +233,21 @@ fn a_bad_name_is_told_to_the_user() {
         assert!(told && said.concat().contains("a/b"), "{said:?}");
     }
 }
+
+#[test]
+fn a_demo_in_python_that_fails_still_ends_its_pipe() {
+    if !languages().contains(&Python) {
+        return skipped("there is no demo in Python");
+    }
+    let name = unique_name("fails");
+    let mut server = server(Python, MODES[0], &name);
+    let (client, _) = client(Python, MODES[0], &name, &server);
+    server.types("/to nobody hello");
+    client.says_of_a_client("disconnected: it left");
+    server.says_of_a_client("disconnected");
+    let (code, said) = server.ends();
+    let totals = "sent 0 messages, 0 bytes; received 0 messages, 0 bytes";
+    let last = said.last().map(String::as_str);
+    assert_eq!((code, last), (Some(1), Some(totals)), "{said:#?}");
+    exits(client, [0, 0], [0, 0]);
+}
