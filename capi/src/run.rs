@@ -88,6 +88,7 @@ impl Run {
             previous,
         } = start;
         let cannot = |error| Failure::new(Code::Io, format!("cannot start a thread: {error}"));
+        sys::stay_loaded().map_err(cannot)?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(cannot)?;
         let run = Arc::new(Run {

@@ -1,5 +1,7 @@
 //! What differs between platforms.
 
+use std::io;
+
 use asyncipc::{ClientBuilder, ServerBuilder};
 
 /// How messages move.
@@ -12,7 +14,12 @@ pub(crate) enum Transport {
 
 #[cfg(windows)]
 mod platform {
+    use std::ptr;
+
     use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
+    use windows_sys::Win32::System::LibraryLoader::{
+        GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS, GET_MODULE_HANDLE_EX_FLAG_PIN, GetModuleHandleExW,
+    };
 
     use super::*;
 
@@ -31,6 +38,20 @@ mod platform {
             Transport::Default => builder,
             Transport::Overlapped => builder.overlapped_io(),
             Transport::Messages => builder.message_mode(),
+        }
+    }
+
+    /// Keeps what this code is in, a library or the program, until the process ends: FreeLibrary would
+    /// take the code from under the threads that run in it.
+    pub(crate) fn stay_loaded() -> io::Result<()> {
+        let flags = GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS;
+        let here: fn() -> io::Result<()> = stay_loaded;
+        let mut module = ptr::null_mut();
+        // SAFETY: with this flag, the name is an address in the module; `module` is there to be
+        // written to.
+        match unsafe { GetModuleHandleExW(flags, here as *const u16, &mut module) } {
+            0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
         }
     }
 
@@ -56,6 +77,11 @@ mod platform {
 
     pub(crate) fn client(builder: ClientBuilder, _: Transport) -> ClientBuilder {
         builder
+    }
+
+    /// Systems keep a library while a thread has thread-local values of it.
+    pub(crate) fn stay_loaded() -> io::Result<()> {
+        Ok(())
     }
 
     /// What a thread causes itself: handlers of the program, of a sanitizer or of another runtime
