@@ -21,6 +21,7 @@ static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// How often this thread has asked for memory. Others are those of the test harness.
+    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
     static ASKED: Cell<usize> = const { Cell::new(0) };
 }
 
