@@ -2,14 +2,12 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use asyncipc::{Error, MessageCodec, PipeClient, PipeConnection, PipeServer};
 use bytes::Bytes;
 use common::{
-    HOLDS, PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, unique_name, within,
+    HOLDS, Log, PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, unique_name, within,
 };
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -413,29 +411,10 @@ async fn a_stream_of_bytes_is_closed_the_same_way() {
     }
 }
 
-/// Where the log of one test goes.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn dropping_what_was_fed_and_never_flushed_is_logged() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
-    let lines = || String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let (log, _logging) = Log::begin();
+    let lines = || log.text();
 
     let (mut flushed, theirs) = pair().await;
     flushed.send("heard".into()).await.unwrap();

@@ -14,7 +14,7 @@ use asyncipc::{
     PipeConnection, PipeName, PipeServer, PipeStream,
 };
 use bytes::Bytes;
-use common::{PATIENCE, skipped, stays_pending, unique_name, within};
+use common::{Log, PATIENCE, skipped, stays_pending, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -1172,35 +1172,13 @@ async fn an_application_that_does_not_read_the_events_holds_the_others_back() {
     }
 }
 
-/// Where the log of one test goes.
-#[derive(Clone, Default)]
-struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn that_nobody_reads_the_events_is_logged_once_until_they_were_read() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::begin();
     // Another test's thread may have been there before our subscriber, and have noted that nobody
     // is interested.
     tracing::callsite::rebuild_interest_cache();
-    let warnings = || {
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        log.matches("nobody reads the events").count()
-    };
+    let warnings = || log.text().matches("nobody reads the events").count();
 
     let name = unique_name("unread");
     let mut endpoint = bind(patient(&name).on("ping", async |_| Ok("pong"))).await;
