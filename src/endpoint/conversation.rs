@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::envelope::{self, Incoming, Malformed};
-use super::link::{Asking, ENDED, LEFT, Link, why};
+use super::link::{ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::{BoxError, Error, PipeConnection, PipeReceiver};
 
@@ -155,25 +155,13 @@ impl Conversation {
                     .push(Box::pin(handle(endpoint, link, envelope))),
             },
             Ok(Incoming::Reply(id, outcome)) => match link.take(id) {
-                Some(asking) => {
-                    let refused = |reason| EndpointError::Refused {
-                        to: asking.to,
-                        action: asking.action,
-                        reason,
-                    };
-                    // Whoever does not wait any more needs none.
-                    let _ = asking.reply.send(outcome.map_err(refused));
-                }
+                Some(asking) => asking.answer(outcome),
                 None => tracing::debug!(id, "a reply that nobody waits for"),
             },
             Ok(Incoming::Closing) => self.link.closing.cancel(),
             Ok(Incoming::Rejection(to, reason, size)) => {
                 match size.and_then(|it| link.take_of_size(it)) {
-                    Some(Asking {
-                        to, action, reply, ..
-                    }) => {
-                        let _ = reply.send(Err(EndpointError::Refused { to, action, reason }));
-                    }
+                    Some(asking) => asking.answer(Err(reason)),
                     None => {
                         let error = EndpointError::Rejected { to, reason };
                         let telling = async move {

@@ -42,6 +42,17 @@ pub(super) struct Asking {
     pub(super) deadline: Option<Instant>,
 }
 
+impl Asking {
+    /// Gives what the other side has said. Whoever does not wait any more needs none.
+    pub(super) fn answer(self, outcome: Result<Value, String>) {
+        let Asking {
+            to, action, reply, ..
+        } = self;
+        let refused = |reason| EndpointError::Refused { to, action, reason };
+        let _ = reply.send(outcome.map_err(refused));
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Link {
     pipe: PipeName,

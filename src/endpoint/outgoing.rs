@@ -150,7 +150,7 @@ impl Destination {
             () = endpoint.drained() => {}
         }
         self.cut(ENDED);
-        while let Some(accepted) = self.current.take().or_else(|| self.queue.try_recv().ok()) {
+        while let Some(accepted) = self.take_left() {
             self.give_back(accepted, endpoint.shut_down().into()).await;
         }
     }
@@ -162,19 +162,20 @@ impl Destination {
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 self.give_up().await;
             } else if until(deadline, self.deliver()).await.is_none() {
-                if !self.begun.load(Relaxed) {
-                    self.take_back();
-                    self.give_up().await;
-                    continue;
+                let begun = self.begun.load(Relaxed);
+                if begun {
+                    // What is behind it could only follow the rest of it.
+                    let reason = lock(&self.trouble).clone();
+                    self.cut(reason.as_deref().unwrap_or(LEFT));
+                } else if let Some(link) = self.link.clone() {
+                    self.take_back(&link);
                 }
-                // What is behind it could only follow the rest of it.
-                let reason = lock(&self.trouble).clone();
-                self.cut(reason.as_deref().unwrap_or(LEFT));
                 self.give_up().await;
-                let error = EndpointError::Unread {
-                    to: self.to.clone(),
-                };
-                self.endpoint.tell(EndpointEvent::Error(error)).await;
+                if begun {
+                    let to = self.to.clone();
+                    let error = EndpointError::Unread { to };
+                    self.endpoint.tell(EndpointEvent::Error(error)).await;
+                }
             }
         }
         self.finish();
@@ -301,18 +302,12 @@ impl Destination {
     fn cut(&mut self, reason: &str) {
         if let Some(link) = self.link.take() {
             link.end(reason);
-            self.take_back_from(&link);
+            self.take_back(&link);
         }
     }
 
-    /// Of the current message nothing was sent, and nothing will be.
-    fn take_back(&mut self) {
-        if let Some(link) = self.link.clone() {
-            self.take_back_from(&link);
-        }
-    }
-
-    fn take_back_from(&mut self, link: &Link) {
+    /// Nothing more of the current message goes over this connection.
+    fn take_back(&mut self, link: &Link) {
         let Some(Accepted { item, .. }) = &mut self.current else {
             return;
         };
@@ -322,6 +317,11 @@ impl Destination {
             // The reply is there: it was sent, although nobody has said so.
             self.current = None;
         }
+    }
+
+    /// What will not be sent any more, the oldest first.
+    fn take_left(&mut self) -> Option<Accepted> {
+        self.current.take().or_else(|| self.queue.try_recv().ok())
     }
 
     /// What could not be delivered in time goes back to whoever sent it.
@@ -361,7 +361,7 @@ impl Drop for Destination {
     fn drop(&mut self) {
         self.cut(ENDED);
         let mut messages = 0;
-        while let Some(accepted) = self.current.take().or_else(|| self.queue.try_recv().ok()) {
+        while let Some(accepted) = self.take_left() {
             messages += 1;
             if let Some(asking) = accepted.item.asking {
                 let error = EndpointError::Undelivered {
