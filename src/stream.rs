@@ -76,6 +76,8 @@ impl PipeStream {
     /// |---|---|---|---|
     /// | `Ok` means that | the peer has read everything | the same, if it was still there when `close` was called | the system has everything and keeps it for the peer |
     ///
+    /// In a sandbox on Linux that refuses SIOCOUTQ it is as elsewhere, and logged once.
+    ///
     /// # Errors
     ///
     /// [`Error::Closed`] when the peer left without reading everything, [`Error::TimedOut`] at the

@@ -1,6 +1,6 @@
 //! The private folder that holds the sockets of logical names.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,13 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Whether nobody else can remove or replace a file of ours in the folder: others cannot write to it,
+/// or it is one that lets each remove only what is theirs (S_ISVTX, inode(7)).
+pub(super) fn keeps_what_is_ours(folder: &Metadata) -> bool {
+    let (owner, mode) = (folder.uid(), folder.mode());
+    (owner == uid() || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)
 }
 
 /// Opens the folder, refusing one that somebody else could have put there: whoever owns the

@@ -1,10 +1,8 @@
 //! A listening socket: private before anyone can connect, and the only one on its path.
 
-use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -15,9 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 use tokio_util::task::TaskTracker;
 
-use super::folder;
 use super::socket::{self, Listening};
 use super::stream::Stream;
+use super::{folder, mode};
 use crate::sys::{Limits, Unavailable};
 use crate::{Access, Error, PipeName};
 
@@ -84,10 +82,15 @@ impl Listener {
 
         let socket = socket::new().map_err(failed)?;
         let address = SockAddr::unix(path).map_err(failed)?;
+        mode::at_birth(&socket, mode);
         socket.bind(&address).map_err(failed)?;
-        let file = SocketFile::new(name).map_err(failed)?;
-        // Before `listen`, connecting is refused: nobody gets in under the umask's mode.
-        set_mode(path, mode).map_err(failed)?;
+        let found = fs::symlink_metadata(path).map_err(failed)?;
+        let file = SocketFile {
+            name: name.clone(),
+            identity: mode::identity(&found),
+        };
+        // Before `listen`, connecting is refused: nobody gets in under another mode.
+        mode::set(path, &found, mode).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);
         let backlog = backlog.try_into().unwrap_or(i32::MAX);
         socket.listen(backlog).map_err(failed)?;
@@ -142,41 +145,14 @@ struct SocketFile {
     identity: (u64, u64),
 }
 
-impl SocketFile {
-    fn new(name: &PipeName) -> io::Result<Self> {
-        Ok(SocketFile {
-            name: name.clone(),
-            identity: identity(name.as_path())?,
-        })
-    }
-}
-
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let path = self.name.as_path();
-        if identity(path).is_ok_and(|it| it == self.identity)
+        if fs::symlink_metadata(path).is_ok_and(|it| mode::identity(&it) == self.identity)
             && let Err(error) = fs::remove_file(path)
         {
             tracing::warn!(pipe = %self.name, %error, "cannot remove the socket file");
         }
-    }
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let file = fs::symlink_metadata(path)?;
-    Ok((file.dev(), file.ino()))
-}
-
-/// Sets the mode of a socket file, and not that of a file to which somebody who can write to the
-/// folder has put a link in its place.
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let (mode, flags) = (mode as libc::mode_t, libc::AT_SYMLINK_NOFOLLOW);
-    // SAFETY: the path ends with NUL.
-    match unsafe { libc::fchmodat(libc::AT_FDCWD, path.as_ptr(), mode, flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

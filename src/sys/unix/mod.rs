@@ -1,9 +1,27 @@
 //! Unix sockets.
+//!
+//! What is not the same on every kernel, in every C library and behind every sandbox, and what happens
+//! where it is missing or refused:
+//!
+//! | call | missing or refused | then |
+//! |---|---|---|
+//! | `fchmod` of a socket before `bind` | does nothing outside of Linux | the file's mode is set after `bind` |
+//! | `fchmodat2` | before Linux 6.6; filters older than it | the next of the ways in `mode` |
+//! | `fchmodat` with `AT_SYMLINK_NOFOLLOW` | glibc before 2.32; later ones and musl without /proc | the next |
+//! | /proc/self/fd | chroots, mount namespaces | plain `chmod`, where nobody else can put a link in the file's place; else an error that names all of them |
+//! | `O_PATH` | outside of Linux | `fchmodat`, which is a system call there |
+//! | `accept4` | filters | `accept` and `fcntl`; outside of Linux always |
+//! | `SO_PEERCRED`, `getpeereid` | filters | the peer is unknown, and verified by nobody |
+//! | `SIOCOUTQ` | filters; outside of Linux | closing does not wait for the peer, which is logged once |
+//! | `sysconf(_SC_NPROCESSORS_ONLN)` | without /proc and /sys, maybe | connections are watched for reading only |
+//!
+//! `SOCK_CLOEXEC`, `SOCK_NONBLOCK` and `F_DUPFD_CLOEXEC` are older than any Linux that Rust runs on.
 
 pub(super) mod ext;
 mod folder;
 mod listener;
 mod messages;
+mod mode;
 mod name;
 mod peer;
 mod socket;

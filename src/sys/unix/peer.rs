@@ -26,8 +26,8 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
         )
     };
     match result {
-        0 => Ok(peer(Some(credentials.pid), credentials.uid)),
-        _ => Err(io::Error::last_os_error()),
+        0 => Ok(peer(Some(credentials.pid), Some(credentials.uid))),
+        _ => untold(io::Error::last_os_error()),
     }
 }
 
@@ -37,9 +37,9 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
     let (mut user, mut group) = (0, 0);
     // SAFETY: the descriptor is open while borrowed; the system writes to the two integers.
     if unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) } != 0 {
-        return Err(io::Error::last_os_error());
+        return untold(io::Error::last_os_error());
     }
-    Ok(peer(process(socket), user))
+    Ok(peer(process(socket), Some(user)))
 }
 
 #[cfg(target_vendor = "apple")]
@@ -64,12 +64,20 @@ fn process(_: BorrowedFd<'_>) -> Option<libc::pid_t> {
     None
 }
 
-fn peer(process: Option<libc::pid_t>, user: libc::uid_t) -> Peer {
+/// Nothing is known of the peer where a sandbox refuses the question.
+fn untold(error: io::Error) -> io::Result<Peer> {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOPROTOOPT) => Ok(peer(None, None)),
+        _ => Err(error),
+    }
+}
+
+fn peer(process: Option<libc::pid_t>, user: Option<libc::uid_t>) -> Peer {
     Peer {
         process_id: process
             .and_then(|it| it.try_into().ok())
             .filter(|it| *it != 0),
         session_id: None,
-        user: Some(UserId::new(user.to_string())),
+        user: user.map(|it| UserId::new(it.to_string())),
     }
 }

@@ -56,10 +56,19 @@ pub(super) fn new() -> io::Result<Socket> {
 
 fn accept(listening: &Socket) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let (socket, _) = listening.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+    let socket = match listening.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) {
+        Ok((socket, _)) => return Ok(socket),
+        // A sandbox may know the older call alone. Its socket is for a moment one that a program
+        // which is just being started inherits.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
+            let (socket, _) = listening.accept_raw()?;
+            socket.set_cloexec(true)?;
+            socket
+        }
+        Err(e) => return Err(e),
+    };
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     let (socket, _) = listening.accept()?;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

@@ -1,0 +1,280 @@
+//! What systems may lack or forbid: calls behind a filter, /proc, users without a number, bits
+//! behind a umask; and what a fork leaves behind.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use asyncipc::unix::ServerBuilderExt;
+use asyncipc::{Error, PipeClient, PipeServer};
+use common::{itself, role, run_as, skipped, within};
+use futures::{SinkExt, StreamExt};
+use tempfile::TempDir;
+
+/// fchmodat2(2), which not every libc has a name for.
+const FCHMODAT2: libc::c_long = 452;
+
+/// Modes that one can ask for, and umasks that keep some, all or none of their bits.
+const MODES: [u32; 3] = [0o600, 0o660, 0o666];
+const UMASKS: [libc::mode_t; 3] = [0o022, 0o077, 0o777];
+
+fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// A folder of its own, and the path of a socket in it.
+fn place() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.sock");
+    (folder, path)
+}
+
+/// Sets the umask of this process, which has to be one of its own.
+fn umask(mask: libc::mode_t) {
+    // SAFETY: takes a number.
+    unsafe { libc::umask(mask) };
+}
+
+/// Refuses calls to this thread, and to those that it starts, for good.
+fn refuse(calls: &[libc::c_long], error: libc::c_int) {
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let answer = |k| statement((libc::BPF_RET | libc::BPF_K) as u16, k);
+    // The call's number comes first in what a filter is given (seccomp(2)).
+    let mut filter = vec![statement(
+        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
+        0,
+    )];
+    for call in calls {
+        filter.push(libc::sock_filter {
+            jf: 1,
+            ..statement(
+                (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+                *call as u32,
+            )
+        });
+        filter.push(answer(libc::SECCOMP_RET_ERRNO | error as u32));
+    }
+    filter.push(answer(libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: filter.len().try_into().unwrap(),
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the program and its statements live until the calls have copied them.
+    let installed = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    assert!(installed, "{}", std::io::Error::last_os_error());
+}
+
+/// Runs `command` in new namespaces, if that may be done here: `options` are those of unshare(1),
+/// and `prepare` is a line of shell that comes first.
+fn in_namespace(options: &[&str], prepare: &str, test: &str, role: &str) -> bool {
+    let script = format!("{prepare} exec \"$0\" \"$@\"");
+    let unshare = |program: &std::ffi::OsStr| {
+        let mut command = Command::new("unshare");
+        command
+            .args(options)
+            .args(["sh", "-c", &script])
+            .arg(program);
+        command
+    };
+    let inner = itself(test);
+    match unshare("true".as_ref()).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            skipped(format!("unshare {options:?}: {}", why.trim()));
+            return false;
+        }
+        Err(e) => {
+            skipped(format!("unshare: {e}"));
+            return false;
+        }
+    }
+    run_as(role, unshare(inner.get_program()).args(inner.get_args()));
+    true
+}
+
+const WITHOUT_PROC: (&[&str], &str) = (
+    &["--user", "--map-root-user", "--mount"],
+    "mount -t tmpfs none /proc &&",
+);
+
+/// A client says something, and the server hears it.
+async fn meet(server: &mut PipeServer) {
+    let mut client = within(PipeClient::connect(server.name())).await.unwrap();
+    client.send("hello".into()).await.unwrap();
+    let mut accepted = within(server.accept()).await.unwrap();
+    assert_eq!(within(accepted.next()).await.unwrap().unwrap(), "hello");
+}
+
+/// Binds under every umask, with every mode.
+async fn bind_with_every_mode(folder: Option<u32>) {
+    for mask in UMASKS {
+        for wanted in MODES {
+            umask(0o022);
+            let (at, path) = place();
+            if let Some(mode) = folder {
+                fs::set_permissions(at.path(), Permissions::from_mode(mode)).unwrap();
+            }
+            umask(mask);
+            let bound = PipeServer::builder(&path).mode(wanted).bind();
+            let mut server = bound.unwrap_or_else(|e| panic!("{wanted:o} under {mask:o}: {e}"));
+            assert_eq!(mode(&path), wanted, "under {mask:o}");
+            meet(&mut server).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_binds_with_any_mode_under_any_umask() {
+    let test = "a_server_binds_with_any_mode_under_any_umask";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    bind_with_every_mode(None).await;
+    bind_with_every_mode(Some(0o777)).await;
+}
+
+#[tokio::test]
+async fn a_server_binds_where_a_filter_knows_no_way_to_change_a_mode_by_descriptor() {
+    let test = "a_server_binds_where_a_filter_knows_no_way_to_change_a_mode_by_descriptor";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    refuse(&[libc::SYS_fchmodat, FCHMODAT2], role.parse().unwrap());
+    bind_with_every_mode(None).await;
+    bind_with_every_mode(Some(0o777)).await;
+}
+
+#[tokio::test]
+async fn a_server_binds_where_a_filter_refuses_to_change_modes_unless_the_umask_needs_it() {
+    let test = "a_server_binds_where_a_filter_refuses_to_change_modes_unless_the_umask_needs_it";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    let (_folder, path) = place();
+    let by_path = [libc::SYS_fchmodat, FCHMODAT2];
+    #[cfg(target_arch = "x86_64")]
+    let by_path = [by_path[0], by_path[1], libc::SYS_chmod];
+    refuse(&by_path, role.parse().unwrap());
+    umask(0o077);
+    let mut server = PipeServer::bind(&path).unwrap();
+    assert_eq!(mode(&path), 0o600);
+    meet(&mut server).await;
+    drop(server);
+
+    let error = PipeServer::builder(&path).mode(0o666).bind().unwrap_err();
+    let text = error.to_string();
+    for part in [path.to_str().unwrap(), "0666", "0600", "fchmodat2", "/proc"] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    // It has left nothing behind.
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_server_binds_without_proc() {
+    let test = "a_server_binds_without_proc";
+    let (options, prepare) = WITHOUT_PROC;
+    if role().is_none() {
+        in_namespace(options, prepare, test, "without /proc");
+        return;
+    }
+    assert!(!Path::new("/proc/self").exists());
+    bind_with_every_mode(None).await;
+    bind_with_every_mode(Some(0o777)).await;
+}
+
+#[tokio::test]
+async fn a_server_binds_without_proc_and_behind_a_filter_where_nobody_else_can_write() {
+    let test = "a_server_binds_without_proc_and_behind_a_filter_where_nobody_else_can_write";
+    let (options, prepare) = WITHOUT_PROC;
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            in_namespace(options, prepare, test, &error.to_string());
+        }
+        return;
+    };
+    refuse(&[FCHMODAT2], role.parse().unwrap());
+    bind_with_every_mode(None).await;
+    // Where nobody else can remove what is ours.
+    bind_with_every_mode(Some(0o1777)).await;
+
+    // Somebody else might put a link in the socket's place, which chmod would follow.
+    let (folder, path) = place();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    umask(0o077);
+    let mut server = PipeServer::bind(&path).unwrap();
+    meet(&mut server).await;
+    drop(server);
+    let error = PipeServer::builder(&path).mode(0o666).bind().unwrap_err();
+    assert!(
+        error.to_string().contains("can be written by others"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_accepts_and_a_connection_closes_behind_a_filter() {
+    let test = "a_server_accepts_and_a_connection_closes_behind_a_filter";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    refuse(&[libc::SYS_accept4, libc::SYS_ioctl], role.parse().unwrap());
+    let (_folder, path) = place();
+    let mut server = PipeServer::bind(&path).unwrap();
+    let mut client = within(PipeClient::connect(&path)).await.unwrap();
+    let mut accepted = within(server.accept()).await.unwrap();
+    // It does not block: a read of nothing stays pending.
+    assert!(common::stays_pending(&mut accepted.next()).await);
+    client.send("hello".into()).await.unwrap();
+    let closing = tokio::spawn(client.close());
+    assert_eq!(within(accepted.next()).await.unwrap().unwrap(), "hello");
+    assert!(within(accepted.next()).await.is_none());
+    within(closing).await.unwrap().unwrap();
+    within(accepted.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
+    let test = "a_peer_is_unknown_where_a_filter_refuses_to_tell";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    let (_folder, path) = place();
+    let mut server = PipeServer::bind(&path).unwrap();
+    refuse(&[libc::SYS_getsockopt], role.parse().unwrap());
+    let client = within(PipeClient::connect(&path)).await.unwrap();
+    let accepted = within(server.accept()).await.unwrap();
+    for peer in [client.peer().unwrap(), accepted.peer().unwrap()] {
+        assert_eq!((&peer.user, peer.process_id), (&None, None));
+        assert!(!peer.is_same_user());
+    }
+    let verifying = PipeClient::builder(&path).verify_server(true);
+    let error = within(verifying.connect()).await.unwrap_err();
+    assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
+    assert!(error.to_string().contains("does not tell"), "{error}");
+}
