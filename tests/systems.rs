@@ -4,10 +4,14 @@
 
 mod common;
 
+use std::cell::{Cell, OnceCell};
 use std::fs::{self, Permissions};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use asyncipc::unix::ServerBuilderExt;
 use asyncipc::{Error, PipeClient, PipeServer};
@@ -39,41 +43,86 @@ fn umask(mask: libc::mode_t) {
     unsafe { libc::umask(mask) };
 }
 
-/// Refuses calls to this thread, and to those that it starts, for good.
-fn refuse(calls: &[libc::c_long], error: libc::c_int) {
+/// A filter that answers some calls in a way of its own (seccomp(2)).
+fn filter(calls: &[libc::c_long], answer: u32) -> Vec<libc::sock_filter> {
     let statement = |code, k| libc::sock_filter {
         code,
         jt: 0,
         jf: 0,
         k,
     };
-    let answer = |k| statement((libc::BPF_RET | libc::BPF_K) as u16, k);
-    // The call's number comes first in what a filter is given (seccomp(2)).
-    let mut filter = vec![statement(
-        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16,
-        0,
-    )];
+    let give = |k| statement((libc::BPF_RET | libc::BPF_K) as u16, k);
+    // The call's number comes first in what a filter is given.
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let mut filter = vec![statement(load, 0)];
     for call in calls {
         filter.push(libc::sock_filter {
             jf: 1,
-            ..statement(
-                (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
-                *call as u32,
-            )
+            ..statement(equals, *call as u32)
         });
-        filter.push(answer(libc::SECCOMP_RET_ERRNO | error as u32));
+        filter.push(give(answer));
     }
-    filter.push(answer(libc::SECCOMP_RET_ALLOW));
+    filter.push(give(libc::SECCOMP_RET_ALLOW));
+    filter
+}
+
+/// Puts a filter on this thread, and on those that it starts, for good.
+fn install(mut filter: Vec<libc::sock_filter>, flags: libc::c_ulong) -> libc::c_long {
     let program = libc::sock_fprog {
         len: filter.len().try_into().unwrap(),
         filter: filter.as_mut_ptr(),
     };
+    let mode = libc::SECCOMP_SET_MODE_FILTER;
     // SAFETY: the program and its statements live until the calls have copied them.
-    let installed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    let result = unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        libc::syscall(libc::SYS_seccomp, mode, flags, &program)
     };
-    assert!(installed, "{}", std::io::Error::last_os_error());
+    assert_ne!(result, -1, "{}", std::io::Error::last_os_error());
+    result
+}
+
+/// Refuses calls to this thread.
+fn refuse(calls: &[libc::c_long], error: libc::c_int) {
+    install(filter(calls, libc::SECCOMP_RET_ERRNO | error as u32), 0);
+}
+
+/// Asks a question each time that this thread is about to make one of the calls, and keeps the
+/// answers: what it asks must not need these calls.
+fn before_each(
+    calls: &[libc::c_long],
+    question: impl Fn(libc::c_long) -> bool + Send + 'static,
+) -> Arc<Mutex<Vec<bool>>> {
+    // SECCOMP_IOCTL_NOTIF_RECV and SECCOMP_IOCTL_NOTIF_SEND (linux/seccomp.h).
+    const RECV: libc::c_ulong = 0xc050_2100;
+    const SEND: libc::c_ulong = 0xc018_2101;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = install(filter(calls, libc::SECCOMP_RET_USER_NOTIF), flags);
+    // SAFETY: the call has just made the descriptor for us.
+    let asked = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let answers = Arc::new(Mutex::new(vec![]));
+    let kept = answers.clone();
+    // It ends with the process.
+    std::thread::spawn(move || {
+        loop {
+            // SAFETY: zeros are a value of this structure.
+            let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // SAFETY: the system writes a structure of this type.
+            let received = unsafe { libc::ioctl(asked.as_raw_fd(), RECV, &mut call) };
+            assert_eq!(received, 0, "{}", std::io::Error::last_os_error());
+            kept.lock().unwrap().push(question(call.data.nr.into()));
+            let go_on = libc::seccomp_notif_resp {
+                id: call.id,
+                val: 0,
+                error: 0,
+                flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+            };
+            // SAFETY: the system reads a structure of this type.
+            unsafe { libc::ioctl(asked.as_raw_fd(), SEND, &go_on) };
+        }
+    });
+    answers
 }
 
 /// Runs `command` in new namespaces, if that may be done here: `options` are those of unshare(1),
@@ -277,4 +326,79 @@ async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
     let error = within(verifying.connect()).await.unwrap_err();
     assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
     assert!(error.to_string().contains("does not tell"), "{error}");
+}
+
+/// The calls that remove a file.
+#[cfg(target_arch = "x86_64")]
+const UNLINK: [libc::c_long; 2] = [libc::SYS_unlink, libc::SYS_unlinkat];
+#[cfg(not(target_arch = "x86_64"))]
+const UNLINK: [libc::c_long; 1] = [libc::SYS_unlinkat];
+
+/// What has come meanwhile is not what was found stale.
+#[tokio::test]
+async fn a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it() {
+    let test = "a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it";
+    let Some(role) = role() else {
+        let (_folder, path) = place();
+        drop(UnixListener::bind(&path).unwrap());
+        return run_as(path.to_str().unwrap(), &mut itself(test));
+    };
+    let path = PathBuf::from(role);
+    let (asked, other) = (Cell::new(false), OnceCell::new());
+    let answers = before_each(&[libc::SYS_connect, libc::SYS_close], {
+        let path = path.clone();
+        // Once somebody has asked who listens, and been refused.
+        move |call| {
+            if call == libc::SYS_connect {
+                asked.set(true);
+            } else if asked.get() && other.get().is_none() {
+                fs::remove_file(&path).unwrap();
+                other.set(UnixListener::bind(&path).unwrap()).unwrap();
+                return true;
+            }
+            false
+        }
+    });
+    let error = PipeServer::bind(&path).unwrap_err();
+    assert!(answers.lock().unwrap().contains(&true));
+    assert!(matches!(error, Error::AddressInUse { .. }), "{error:?}");
+    UnixStream::connect(&path).unwrap();
+}
+
+/// A file is stale when nobody answers: whoever finds it so takes the name for itself.
+#[tokio::test]
+async fn a_server_that_ends_answers_until_its_file_is_gone() {
+    let test = "a_server_that_ends_answers_until_its_file_is_gone";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let (_folder, path) = place();
+    let server = PipeServer::bind(&path).unwrap();
+    let answers = before_each(&UNLINK, {
+        let path = path.clone();
+        move |_| UnixStream::connect(&path).is_ok()
+    });
+    drop(server);
+    assert!(!path.exists());
+    assert_eq!(*answers.lock().unwrap(), [true]);
+}
+
+#[cfg(feature = "endpoint")]
+#[tokio::test]
+async fn an_endpoint_that_ends_answers_until_its_file_is_gone() {
+    let test = "an_endpoint_that_ends_answers_until_its_file_is_gone";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let endpoint = asyncipc::Endpoint::bind(common::unique_name("ends")).unwrap();
+    let path = endpoint.pipe().as_path().to_path_buf();
+    let answers = before_each(&UNLINK, {
+        let path = path.clone();
+        move |_| UnixStream::connect(&path).is_ok()
+    });
+    let handle = endpoint.handle();
+    handle.shutdown();
+    within(endpoint.run()).await;
+    assert!(!path.exists());
+    assert_eq!(*answers.lock().unwrap(), [true]);
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -34,7 +34,8 @@ pub(crate) struct ListenOptions {
 #[derive(Debug)]
 pub(crate) struct Listener {
     /// Before the socket itself, so that the file is removed while it still answers, and no other
-    /// server takes it for stale.
+    /// server takes it for stale: it would put its own there, between our look at the file and its
+    /// removal.
     _file: SocketFile,
     io: Listening,
     slots: PollSemaphore,
@@ -123,14 +124,21 @@ impl Listener {
     /// there are places for them.
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(self) -> Vec<Stream> {
-        self.io.refuse();
+        let Listener {
+            _file: file,
+            io,
+            slots,
+            mut slot,
+        } = self;
+        // In this order, as in dropping.
+        drop(file);
+        io.refuse();
         let mut last = Vec::new();
-        let mut slot = self.slot;
-        let slots = self.slots.clone_inner();
+        let slots = slots.clone_inner();
         while let Some(place) = slot
             .take()
             .or_else(|| slots.clone().try_acquire_owned().ok())
-            && let Ok(socket) = self.io.accept_now()
+            && let Ok(socket) = io.accept_now()
         {
             last.extend(Stream::new(socket, Some(place)));
         }
@@ -191,14 +199,18 @@ fn remove_stale(name: &PipeName, locked: bool) -> Result<(), Error> {
         pipe: name.clone(),
         reason,
     };
-    match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::from_io("cannot look at", name, e)),
+    let look = || match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::from_io("cannot look at", name, e)),
         Ok(it) if !it.file_type().is_socket() => {
-            return Err(in_use("something that is not a socket is in its place"));
+            Err(in_use("something that is not a socket is in its place"))
         }
-        Ok(_) => {}
-    }
+        // With the time of its last change, since a new file may get a removed one's inode.
+        Ok(it) => Ok(Some((mode::identity(&it), (it.ctime(), it.ctime_nsec())))),
+    };
+    let Some(found) = look()? else {
+        return Ok(());
+    };
     match super::stream::open(path) {
         Err(e) if super::unavailable(&e) == Some(Unavailable::Missing) => {}
         // It answers, or it cannot be asked: it stays.
@@ -218,6 +230,16 @@ fn remove_stale(name: &PipeName, locked: bool) -> Result<(), Error> {
             waited: LOCK_PATIENCE,
             reason: "a dead server's socket is there, and the lock on its folder cannot be had",
         });
+    }
+    // Servers of other programs take no lock.
+    match look()? {
+        None => return Ok(()),
+        Some(now) if now != found => {
+            return Err(in_use(
+                "another server has just taken the place of a dead one",
+            ));
+        }
+        Some(_) => {}
     }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
