@@ -20,12 +20,34 @@ use crate::sys;
 /// else `asyncipc-<uid>` under the temporary folder ([`std::env::temp_dir`]): both ends must see
 /// the same environment. It is made with mode 0700, and refused when somebody else owns it.
 ///
-/// Every rule is checked when the name is made, before any socket or pipe is touched. Logical
-/// names follow one set of rules everywhere, so that what works on one platform works on the
-/// others: not empty, no `/`, `\` or control character, no dot or space at the end. The system's
-/// limit on
-/// the whole path (256 UTF-16 units on Windows, about a hundred bytes elsewhere) comes on top.
-/// Windows does not tell upper from lower case in pipe names; other systems do.
+/// Every rule is checked when the name is made, before any socket or pipe is touched. The system's
+/// limit on the whole path comes last: 256 UTF-16 units on Windows, 107 bytes on Linux, 103 on
+/// macOS.
+///
+/// # Logical names
+///
+/// They follow one set of rules everywhere, so that what works on one platform works on the others:
+/// valid Unicode, not empty, no `/`, `\` or control character, no dot or space at the end. A
+/// backslash would be a part of the name on Windows and a folder's end nowhere: names such as
+/// `App\query` are full paths, `\\.\pipe\App\query`.
+///
+/// # Full paths
+///
+/// On Unix they are absolute, since a relative one would depend on where each process happens to
+/// be, and end with a file's name. The system decides about the rest.
+///
+/// On Windows, the name behind `\\.\pipe\` may have any characters, and backslashes between its
+/// parts. Some such names mean something to the system: `\\.\pipe\LOCAL\…` is where a process in an
+/// AppContainer can listen, `\\.\pipe\ProtectedPrefix\Administrators\…` can be listened on by
+/// administrators only. There are no folders, though: while a pipe `a` exists, nobody can
+/// listen on `a\b`, or connect there, and the system calls the name invalid
+/// ([`Error::Io`](crate::Error::Io)). Refused is what Windows would change without a word: `/`, a part
+/// that ends with a dot (also `.` and `..`), a space at the end. `\\?\pipe\NAME` takes these as they
+/// are. So it is for clients of other machines, with `\\SERVER\pipe\NAME` and
+/// `\\?\UNC\SERVER\pipe\NAME`.
+///
+/// Windows does not tell upper from lower case in pipe names; other systems do. Two `PipeName`s are
+/// equal when their paths are the same, letter by letter.
 ///
 /// ```
 /// use asyncipc::PipeName;
@@ -87,6 +109,7 @@ fn logical_name(name: &OsStr) -> Result<&str, &'static str> {
     if name.is_empty() {
         return Err("a name is not empty");
     }
+    // One file, one pipe: the first is a folder's end on Unix, the second a part of a pipe's name.
     if name.contains(['/', '\\']) {
         return Err("a logical name has no `/` or `\\`, and a full path is absolute");
     }

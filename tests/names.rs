@@ -77,7 +77,7 @@ fn a_logical_name_that_is_not_unicode_is_refused() {
 #[test]
 fn a_full_path_of_the_other_platform_is_refused_with_the_way_out() {
     if cfg!(windows) {
-        for name in ["/run/echo.sock", "/", "//server/pipe/echo"] {
+        for name in ["/run/echo.sock", "/"] {
             refused(name, "use the logical name");
         }
     } else {
@@ -90,16 +90,21 @@ fn a_full_path_of_the_other_platform_is_refused_with_the_way_out() {
 #[test]
 fn a_full_path_has_rules_of_its_own() {
     if cfg!(windows) {
-        for name in [r"\\.\pipe\", r"\\server\PIPE\"] {
+        for name in [r"\\.\pipe\", r"\\server\PIPE\", r"\\?\UNC\server\pipe\"] {
             refused(name, "the pipe's name is not empty");
         }
-        for name in [r"\\.\pipe\a\b", r"\\.\pipe\\a", r"\\.\pipe\a\"] {
-            refused(name, r"the pipe's name has no `\`");
-        }
         refused("\\\\.\\pipe\\a\0b", "no NUL");
-        refused(r"\\.\pipe\a/b", "the pipe's name has no `/`");
-        for name in [r"\\.\pipe\a.", r"\\.\pipe\a "] {
-            refused(name, "does not end with a dot or a space");
+        for name in [
+            r"\\.\pipe\\a",
+            r"\\.\pipe\a\",
+            r"\\.\pipe\a\\b",
+            r"\\?\pipe\a\",
+            r"\\server\pipe\a\\b",
+        ] {
+            refused(name, r"something before and behind each `\`");
+        }
+        for name in ["//./pipe/echo", "//server/pipe/echo", r"//./pipe\echo"] {
+            refused(name, r"written with `\`");
         }
         for name in [
             r"\\",
@@ -108,30 +113,149 @@ fn a_full_path_has_rules_of_its_own() {
             r"\\.\pope\a",
             r"\\\pipe\a",
             r"\\./pipe/a",
+            r"\\.\UNC\server",
+            r"\\.\UNC\server\pope\a",
+            r"\\?\UNC\.\pipe\a",
         ] {
             refused(name, r"\\.\pipe\NAME");
         }
     } else {
         refused("/run/a\0b", "no NUL");
-        for name in ["/", "/run/"] {
-            refused(name, "does not end with `/`");
+        for name in ["/", "/run/", "/run/.", "/run/.."] {
+            refused(name, "ends with a file's name");
         }
+    }
+}
+
+/// Whether Windows opens a pipe under another name than the one that it is given.
+#[cfg(windows)]
+fn is_changed(path: &str) -> bool {
+    use std::os::windows::ffi::{OsStrExt, OsStringExt};
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        fn GetFullPathNameW(path: *const u16, len: u32, buf: *mut u16, file: *mut *mut u16) -> u32;
+    }
+    let given: Vec<u16> = OsStr::new(path).encode_wide().chain([0]).collect();
+    let mut full = [0; 300];
+    // SAFETY: the path ends with NUL, the buffer's length is given, and no file part is asked for.
+    let len =
+        unsafe { GetFullPathNameW(given.as_ptr(), 300, full.as_mut_ptr(), std::ptr::null_mut()) }
+            as usize;
+    assert!((1..300).contains(&len), "{path} becomes {len} units");
+    OsString::from_wide(&full[..len]) != path
+}
+
+#[cfg(windows)]
+#[test]
+fn a_path_that_windows_would_change_is_refused_and_no_other() {
+    for (name, why) in [
+        (r"a/b", "no `/`"),
+        (r".", "ends with a dot"),
+        (r"..", "ends with a dot"),
+        (r"a\..\b", "ends with a dot"),
+        (r"a\.\b", "ends with a dot"),
+        (r"a.\b", "ends with a dot"),
+        (r"a.", "ends with a dot"),
+        (r"a\b..", "ends with a dot"),
+        (r"a ", "end with a space"),
+        (r"a\b ", "end with a space"),
+    ] {
+        for folder in [r"\\.\pipe\", r"\\server\pipe\"] {
+            let path = format!("{folder}{name}");
+            assert!(is_changed(&path), "{path}");
+            refused(&path, why);
+        }
+        // There it means what it says.
+        PipeName::new(format!(r"\\?\pipe\{name}")).unwrap();
+        PipeName::new(format!(r"\\?\UNC\server\pipe\{name}")).unwrap();
+    }
+    for name in [
+        r"a\b", r"LOCAL\x", r"a.b\c", r"a \b", r" a", r".a", r"..a", "a\nb", "a\u{1}b", "a:b",
+        r"a\nul", "con", "a*?\"<>|",
+    ] {
+        let path = format!(r"\\.\pipe\{name}");
+        assert!(!is_changed(&path), "{path}");
+        PipeName::new(path).unwrap();
+    }
+}
+
+#[cfg(windows)]
+#[tokio::test]
+async fn a_pipe_with_backslashes_in_its_name_is_a_pipe_like_others() {
+    let name = unique_name("parts");
+    for start in [r"\\.\pipe\", r"\\?\pipe\", r"\\.\PIPE\LOCAL\"] {
+        meet(&format!(r"{start}{name}\App\query")).await;
+    }
+    // What Windows would change elsewhere.
+    for odd in [r"a\..\b", "a/b", r"a.\b ", "a."] {
+        meet(&format!(r"\\?\pipe\{name}\{odd}")).await;
+    }
+    // These are two pipes, and one does not stand in for the other.
+    let _one = PipeServer::bind(format!(r"\\.\pipe\{name}\one\x")).unwrap();
+    let two = PipeClient::connect(format!(r"\\.\pipe\{name}\two\x")).await;
+    assert!(matches!(two, Err(Error::NotFound { .. })), "{two:?}");
+    let x = PipeClient::connect("x").await;
+    assert!(matches!(x, Err(Error::NotFound { .. })), "{x:?}");
+}
+
+#[cfg(windows)]
+#[tokio::test]
+async fn a_busy_pipe_is_waited_for_under_all_of_its_name() {
+    use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
+    let name = format!(r"\\.\pipe\{}\sub\x", unique_name("wait"));
+    let mut server = PipeServer::builder(&name)
+        .max_connections(1)
+        .default_timeout(std::time::Duration::from_millis(1))
+        .bind()
+        .unwrap();
+    let first = PipeClient::connect(&name).await.unwrap();
+    let accepted = within(server.accept()).await.unwrap();
+    let patient = PipeClient::builder(&name).timeout(std::time::Duration::MAX);
+    // Only the system knows how long this server lets its clients wait, and only by its name.
+    let error = within(patient.clone().server_default_timeout().connect()).await;
+    assert!(matches!(error, Err(Error::TimedOut { .. })), "{error:?}");
+
+    let mut waiting = Box::pin(patient.connect());
+    assert!(common::stays_pending(&mut waiting).await);
+    drop((first, accepted));
+    within(waiting).await.unwrap();
+}
+
+/// The system lets only administrators listen under this name.
+#[cfg(windows)]
+#[tokio::test]
+async fn a_protected_name_is_denied_or_had_and_never_called_somebody_elses() {
+    let name = unique_name("protected");
+    let name = format!(r"\\.\pipe\ProtectedPrefix\Administrators\{name}");
+    match PipeServer::bind(&name) {
+        Ok(mut server) => {
+            let _client = within(PipeClient::connect(&name)).await.unwrap();
+            within(server.accept()).await.unwrap();
+            common::skipped(
+                "this system, or an administrator, may take the name: nothing is denied",
+            );
+        }
+        Err(Error::AccessDenied { .. }) => {}
+        Err(error) => panic!("{error:?}"),
     }
 }
 
 #[test]
 fn a_full_path_is_taken_as_it_is() {
-    let paths = if cfg!(windows) {
-        [
+    let paths: &[&str] = if cfg!(windows) {
+        &[
             r"\\.\pipe\Echo 1.x",
             r"\\.\PIPE\echo",
             r"\\?\pipe\echo",
             r"\\server\pipe\echo",
+            r"\\server\pipe\sql\query",
+            r"\\?\UNC\server\pipe\echo",
+            r"\\.\unc\server\pipe\echo",
         ]
     } else {
-        ["/run/Echo 1.x", "//run/echo", "/run/../echo", "/écho"]
+        &["/run/Echo 1.x", "//run/echo", "/run/../echo", "/écho"]
     };
-    for path in paths {
+    for &path in paths {
         let name = PipeName::new(path).unwrap();
         assert_eq!(name.as_path(), Path::new(path));
         assert_eq!(name.to_string(), path);
@@ -304,12 +428,14 @@ fn an_invalid_name_is_an_error_like_any_other() {
 #[cfg(windows)]
 #[tokio::test]
 async fn a_server_listens_on_its_own_machine_only() {
-    let error = PipeServer::bind(r"\\server\pipe\echo").unwrap_err();
-    assert!(
-        matches!(&error, Error::InvalidName(it)
-            if it.name() == r"\\server\pipe\echo" && it.rule().contains("its own machine")),
-        "{error:?}"
-    );
+    for path in [r"\\server\pipe\echo", r"\\?\UNC\server\pipe\echo"] {
+        let error = PipeServer::bind(path).unwrap_err();
+        assert!(
+            matches!(&error, Error::InvalidName(it)
+                if it.name() == path && it.rule().contains("its own machine")),
+            "{error:?}"
+        );
+    }
 }
 
 #[cfg(windows)]

@@ -1,4 +1,8 @@
 //! Names are paths of socket files.
+//!
+//! The system takes any bytes but NUL, and as many as its `sockaddr_un` has room for with a NUL at
+//! the end: 107 on Linux, 103 on macOS and the BSDs. Linux also takes one without the NUL
+//! (unix(7)), which other programs cannot be relied on to write.
 
 use std::ffi::OsStr;
 use std::os::unix::net::SocketAddr;
@@ -20,8 +24,13 @@ pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     if bytes.contains(&0) {
         return Some(Err("a path has no NUL"));
     }
-    if bytes.ends_with(b"/") {
-        return Some(Err("the path of a socket does not end with `/`"));
+    // Anything else can only be a folder.
+    if bytes
+        .rsplit(|it| *it == b'/')
+        .next()
+        .is_none_or(|it| matches!(it, b"" | b"." | b".."))
+    {
+        return Some(Err("the path of a socket ends with a file's name"));
     }
     Some(Ok(name.into()))
 }

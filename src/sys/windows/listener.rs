@@ -17,6 +17,7 @@ use super::instance::{Factory, ListenOptions};
 use super::lock;
 use super::name;
 use super::stream::Stream;
+use super::wait;
 use crate::sys::Limits;
 use crate::{Error, InvalidName, PipeName};
 
@@ -64,14 +65,17 @@ impl Listener {
         }
         let failed = |e: io::Error| Error::from_io("cannot listen on", name, e);
         let factory = Factory::new(name.as_path(), limits.access, options)?;
+        let in_use = || Error::AddressInUse {
+            pipe: name.clone(),
+            reason: "another server listens there",
+        };
         let first =
             factory
                 .create(true)
                 .map_err(|e| match e.raw_os_error().map(|it| it as u32) {
-                    Some(ERROR_ACCESS_DENIED | ERROR_PIPE_BUSY) => Error::AddressInUse {
-                        pipe: name.clone(),
-                        reason: "another server listens there",
-                    },
+                    Some(ERROR_PIPE_BUSY) => in_use(),
+                    // The system says the same of names that are not for this user.
+                    Some(ERROR_ACCESS_DENIED) if wait::exists(name.as_path()) => in_use(),
                     _ => failed(e),
                 })?;
         let pool = Pool {

@@ -1,17 +1,35 @@
 //! Names are paths in the pipe file system.
 //!
-//! The rules: <https://learn.microsoft.com/windows/win32/ipc/pipe-names>.
+//! What it takes: <https://learn.microsoft.com/windows/win32/ipc/pipe-names>, which forbids a
+//! backslash and takes every other character. The system itself takes backslashes, and gives some of
+//! these names a meaning: `LOCAL\` is for AppContainers
+//! (<https://learn.microsoft.com/windows/win32/api/namedpipeapi/nf-namedpipeapi-createnamedpipew>),
+//! `ProtectedPrefix\Administrators\` can be listened on by administrators only. There are no
+//! folders: while there is a pipe `a`, `a\b` is ERROR_INVALID_NAME for servers and clients
+//! (Microsoft's article Q100291).
+//!
+//! What Win32 makes of a path before that file system sees it:
+//! <https://learn.microsoft.com/archive/blogs/jeremykuhne/path-normalization>. Names that it would
+//! change are refused, because they would be another pipe without a word. Wine does the same to
+//! them. It leaves alone what begins with `\\?\`, and in the others device names such as `con`,
+//! control characters, `:` and `*`, and spaces at the end of any part but the last.
 
 use std::ffi::OsStr;
 use std::os::windows::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The longest path of a pipe, in UTF-16 units.
+/// The longest path of a pipe, in UTF-16 units, says the documentation. `\\?\` does not change it.
 const MAX_PATH_UNITS: usize = 256;
+
+/// What is in front of a name on this machine. With `?` in place of the dot it is as long.
+const LOCAL: &str = r"\\.\pipe\";
 
 /// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
 pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     let bytes = name.as_encoded_bytes();
+    if bytes.starts_with(b"//") {
+        return Some(Err(r"the path of a pipe is written with `\`"));
+    }
     if bytes.starts_with(b"/") {
         return Some(Err(
             "a Unix socket path means nothing here; use the logical name",
@@ -20,40 +38,91 @@ pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     if !bytes.starts_with(br"\\") {
         return None;
     }
-    Some(match split(bytes) {
-        Some((_, b"")) => Err("the pipe's name is not empty"),
-        Some((_, pipe)) if pipe.contains(&b'\\') => Err("the pipe's name has no `\\`"),
-        // Win32 would make it a backslash.
-        Some((_, pipe)) if pipe.contains(&b'/') => Err("the pipe's name has no `/`"),
-        // Win32 would drop them.
-        Some((_, [.., b'.' | b' '])) => Err("the pipe's name does not end with a dot or a space"),
-        Some((_, pipe)) if pipe.contains(&0) => Err("the pipe's name has no NUL"),
-        Some((server, _)) if !server.is_empty() => Ok(name.into()),
-        _ => Err(r"a full path is \\.\pipe\NAME, or \\SERVER\pipe\NAME for clients"),
-    })
+    Some(check(bytes).map(|()| name.into()))
 }
 
-/// The server and the pipe of `\\SERVER\pipe\NAME`.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut parts = path.strip_prefix(br"\\")?.splitn(3, |it| *it == b'\\');
-    let (server, pipe, name) = (parts.next()?, parts.next()?, parts.next()?);
-    pipe.eq_ignore_ascii_case(b"pipe").then_some((server, name))
+fn check(path: &[u8]) -> Result<(), &'static str> {
+    let full = Full::parse(path)
+        .ok_or(r"a full path is \\.\pipe\NAME, or \\SERVER\pipe\NAME for clients")?;
+    if full.pipe.is_empty() {
+        return Err("the pipe's name is not empty");
+    }
+    if path.contains(&0) {
+        return Err("the pipe's name has no NUL");
+    }
+    let mut parts = full.pipe.split(|it| *it == b'\\');
+    if parts.clone().any(<[u8]>::is_empty) {
+        return Err(r"the pipe's name has something before and behind each `\`");
+    }
+    if full.verbatim {
+        return Ok(());
+    }
+    if full.pipe.contains(&b'/') {
+        return Err(r"the pipe's name has no `/`, which Windows takes for `\` outside of \\?\");
+    }
+    // Also `.` and `..`, which would lead elsewhere.
+    if parts.any(|it| it.ends_with(b".")) {
+        return Err(
+            r"no part of the pipe's name ends with a dot, which Windows drops outside of \\?\",
+        );
+    }
+    if full.pipe.ends_with(b" ") {
+        return Err(
+            r"the pipe's name does not end with a space, which Windows drops outside of \\?\",
+        );
+    }
+    Ok(())
+}
+
+/// The parts of a full path.
+struct Full<'a> {
+    /// Another machine.
+    server: Option<&'a [u8]>,
+    pipe: &'a [u8],
+    /// Whether Win32 leaves the path as it is.
+    verbatim: bool,
+}
+
+impl<'a> Full<'a> {
+    /// Of `\\.\pipe\NAME`, `\\SERVER\pipe\NAME` and `\\.\UNC\SERVER\pipe\NAME`; the dot may be `?`.
+    fn parse(path: &'a [u8]) -> Option<Self> {
+        let (root, rest) = next(path.strip_prefix(br"\\")?)?;
+        let device = matches!(root, b"." | b"?");
+        let (mut folder, mut rest) = next(rest)?;
+        let mut server = (!device).then_some(root);
+        if device && folder.eq_ignore_ascii_case(b"unc") {
+            let (named, behind) = next(rest)?;
+            server = Some(named);
+            (folder, rest) = next(behind)?;
+        }
+        let named = !matches!(server, Some(b"" | b"." | b"?"));
+        (named && folder.eq_ignore_ascii_case(b"pipe")).then_some(Full {
+            server,
+            pipe: rest,
+            verbatim: root == b"?",
+        })
+    }
+}
+
+/// What is before the next backslash, and what is behind it.
+fn next(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = path.iter().position(|it| *it == b'\\')?;
+    Some((&path[..at], &path[at + 1..]))
 }
 
 /// Whether the path names this machine: only there can a server listen.
 pub(super) fn is_local(path: &Path) -> bool {
-    split(path.as_os_str().as_encoded_bytes())
-        .is_some_and(|(server, _)| matches!(server, b"." | b"?"))
+    Full::parse(path.as_os_str().as_encoded_bytes()).is_some_and(|it| it.server.is_none())
 }
 
-/// What the pipe file system calls it: the path without server and folder.
-pub(super) fn pipe(path: &Path) -> &OsStr {
-    path.file_name().unwrap_or(path.as_os_str())
+/// What the pipe file system calls a pipe on this machine: all of the path behind the folder.
+pub(super) fn pipe(path: &Path) -> impl Iterator<Item = u16> {
+    path.as_os_str().encode_wide().skip(LOCAL.len())
 }
 
 /// Where the pipe of a logical name is.
 pub(crate) fn resolve(logical: &str) -> PathBuf {
-    format!(r"\\.\pipe\{logical}").into()
+    format!("{LOCAL}{logical}").into()
 }
 
 pub(crate) fn check_length(path: &Path) -> Result<(), String> {

@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use windows_sys::Wdk::Storage::FileSystem::FSCTL_PIPE_WAIT;
-use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_SEM_TIMEOUT, ERROR_SUCCESS};
+use windows_sys::Win32::Foundation::{ERROR_SEM_TIMEOUT, ERROR_SUCCESS, GetLastError};
 use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, FILE_READ_ATTRIBUTES};
+use windows_sys::Win32::System::Pipes::{NMPWAIT_NOWAIT, WaitNamedPipeW};
 
 use super::name;
 use super::overlapped::{Cancelling, File, Op};
@@ -33,11 +34,21 @@ pub(crate) async fn wait_until_free(pipe: &PipeName, options: &ConnectOptions) -
     let (input, len) = request(path, options.server_default_wait);
     let outcome = Cancelling(Op::control(&root, FSCTL_PIPE_WAIT, input, len)).await;
     match outcome.error {
-        // Without any instance there is nothing to wait for: connecting will say so.
-        ERROR_SUCCESS | ERROR_FILE_NOT_FOUND => Waited::Free,
+        ERROR_SUCCESS => Waited::Free,
         ERROR_SEM_TIMEOUT => Waited::TimedOut,
+        // Also ERROR_FILE_NOT_FOUND. The server may have gone, and connecting will say so. Or the
+        // pipe goes by another name here than for those who connect: they had better pause.
         _ => Waited::Unsupported,
     }
+}
+
+/// Whether the system says that there is a pipe of this name. Does not connect to it.
+pub(super) fn exists(path: &Path) -> bool {
+    let path: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    // SAFETY: the path ends with NUL. With this time-out the call does not wait.
+    let free = unsafe { WaitNamedPipeW(path.as_ptr(), NMPWAIT_NOWAIT) } != 0;
+    // SAFETY: reads this thread's last error.
+    free || unsafe { GetLastError() } == ERROR_SEM_TIMEOUT
 }
 
 /// The root of the pipe file system, opened once.
@@ -57,7 +68,7 @@ fn root() -> io::Result<Arc<File>> {
 /// The structure FILE_PIPE_WAIT_FOR_BUFFER, and its length in bytes:
 /// <https://learn.microsoft.com/openspecs/windows_protocols/ms-fscc/f030a3b9-539c-4c7b-a893-86b795b9b711>.
 fn request(path: &Path, server_default: bool) -> (Vec<u64>, u32) {
-    let name: Vec<u16> = name::pipe(path).encode_wide().collect();
+    let name: Vec<u16> = name::pipe(path).collect();
     let mut bytes = Vec::with_capacity(14 + 2 * name.len());
     // Negative: relative to now. So far away that it never comes; our own clock is the deadline.
     bytes.extend_from_slice(&i64::MIN.to_ne_bytes());
