@@ -11,7 +11,7 @@ use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
 
 use crate::shared_sender::QueueRef;
-use crate::stats::{Counters, Totals};
+use crate::stats::{Counters, Place};
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
 };
@@ -64,30 +64,28 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     /// What a shared sender has taken.
     pub(crate) queue: QueueRef,
-    /// The server's count, for connections that a server accepted.
-    totals: Option<Totals>,
+    /// Among the clients of the server that accepted it.
+    place: Option<Arc<Place>>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(totals) = &self.totals {
-            totals.remove(self.id);
+        if let Some(place) = &self.place {
+            place.end(self.id);
         }
     }
 }
 
 impl PipeConnection {
     /// Speaks messages over a stream of bytes, which may have carried something else before.
+    ///
+    /// Its [`id`](Self::id) is a new one, and its [`stats`](Self::stats) begin at zero.
     pub fn new(stream: PipeStream, codec: MessageCodec) -> Self {
-        Self::counted(stream, codec, None)
-    }
-
-    pub(crate) fn counted(stream: PipeStream, codec: MessageCodec, totals: Option<Totals>) -> Self {
-        let (io, name, linger, buf) = stream.into_parts();
+        let (io, name, linger, buf, place) = stream.into_parts();
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let counters = Arc::new(Counters::default());
-        if let Some(totals) = &totals {
-            totals.add(id, counters.clone());
+        if let Some(place) = &place {
+            place.begin(id, counters.clone());
         }
         let shared = Arc::new(Shared {
             io,
@@ -96,7 +94,7 @@ impl PipeConnection {
             id,
             counters,
             queue: QueueRef::default(),
-            totals,
+            place,
         });
         PipeConnection {
             receiver: PipeReceiver::new(shared.clone(), codec, buf),
@@ -195,6 +193,10 @@ impl PipeConnection {
     /// Goes back to bytes: sends what was fed, and gives back the stream, from which what had
     /// been read ahead is read first.
     ///
+    /// A server that accepted the connection counts its client as connected until the stream is
+    /// dropped, but not the bytes that go through it; see
+    /// [`ServerStats`](crate::ServerStats).
+    ///
     /// # Errors
     ///
     /// As sending.
@@ -205,12 +207,13 @@ impl PipeConnection {
     pub async fn into_stream(mut self) -> Result<PipeStream, Error> {
         poll_fn(|cx| self.sender.poll_drain(cx)).await?;
         let shared = self.sender.shared.clone();
-        Ok(PipeStream::from_parts(
+        Ok(PipeStream::from_parts((
             shared.io.clone(),
             shared.name.clone(),
             shared.linger,
             self.receiver.into_read_ahead(),
-        ))
+            shared.place.clone(),
+        )))
     }
 }
 

@@ -145,8 +145,7 @@ impl PipeServer {
     }
 
     fn connection(&self, stream: PipeStream) -> PipeConnection {
-        let totals = Some(self.totals.clone());
-        let conn = PipeConnection::counted(stream, self.codec, totals);
+        let conn = PipeConnection::new(stream.counted(self.totals.join()), self.codec);
         conn.with_low_latency(self.low_latency)
     }
 

@@ -27,9 +27,11 @@ pub struct ConnectionStats {
 pub struct ServerStats {
     /// Clients accepted so far, those that have left included.
     pub clients: u64,
-    /// Clients connected now.
+    /// Clients connected now: those whose connection, halves or stream of bytes have not all been
+    /// dropped.
     pub connected: u64,
-    /// The sum over all these clients.
+    /// The sum over all these clients. What goes through a
+    /// [`PipeStream`](crate::PipeStream) of bytes is not in it.
     pub traffic: ConnectionStats,
 }
 
@@ -78,28 +80,26 @@ pub(crate) struct Totals(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    ended: ServerStats,
+    /// Clients that have a [`Place`], and the traffic of connections that have ended.
+    stats: ServerStats,
     live: HashMap<u64, Arc<Counters>>,
 }
 
-impl Totals {
-    pub(crate) fn add(&self, id: u64, counters: Arc<Counters>) {
-        let mut state = self.lock();
-        state.ended.clients += 1;
-        state.live.insert(id, counters);
-    }
+/// Counts one client as connected, whatever reads and writes its pipe, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Totals);
 
-    pub(crate) fn remove(&self, id: u64) {
+impl Totals {
+    pub(crate) fn join(&self) -> Place {
         let mut state = self.lock();
-        if let Some(counters) = state.live.remove(&id) {
-            state.ended.traffic += counters.stats();
-        }
+        state.stats.clients += 1;
+        state.stats.connected += 1;
+        Place(self.clone())
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
         let state = self.lock();
-        let mut stats = state.ended;
-        stats.connected = state.live.len() as u64;
+        let mut stats = state.stats;
         for counters in state.live.values() {
             stats.traffic += counters.stats();
         }
@@ -108,6 +108,27 @@ impl Totals {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
+    }
+}
+
+impl Place {
+    /// A connection begins to carry messages.
+    pub(crate) fn begin(&self, id: u64, counters: Arc<Counters>) {
+        self.0.lock().live.insert(id, counters);
+    }
+
+    /// The connection carries no more of them.
+    pub(crate) fn end(&self, id: u64) {
+        let mut state = self.0.lock();
+        if let Some(counters) = state.live.remove(&id) {
+            state.stats.traffic += counters.stats();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().stats.connected -= 1;
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
+use crate::stats::Place;
 use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
@@ -38,6 +39,8 @@ pub struct PipeStream {
     linger: Duration,
     /// What a message connection had read already when it was turned back into bytes.
     read_ahead: BytesMut,
+    /// Among the clients of the server that accepted it.
+    place: Option<Arc<Place>>,
 }
 
 impl PipeStream {
@@ -47,6 +50,15 @@ impl PipeStream {
             name,
             linger,
             read_ahead: BytesMut::new(),
+            place: None,
+        }
+    }
+
+    /// A server counts its client as long as anything of the stream lives.
+    pub(crate) fn counted(self, place: Place) -> Self {
+        PipeStream {
+            place: Some(Arc::new(place)),
+            ..self
         }
     }
 
@@ -100,28 +112,34 @@ impl PipeStream {
     pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         let write = OwnedWriteHalf {
             io: self.io.clone(),
+            _place: self.place.clone(),
         };
         (OwnedReadHalf(self), write)
     }
 
-    pub(crate) fn into_parts(self) -> (Arc<sys::Stream>, PipeName, Duration, BytesMut) {
-        (self.io, self.name, self.linger, self.read_ahead)
+    pub(crate) fn into_parts(self) -> Parts {
+        (self.io, self.name, self.linger, self.read_ahead, self.place)
     }
 
-    pub(crate) fn from_parts(
-        io: Arc<sys::Stream>,
-        name: PipeName,
-        linger: Duration,
-        read_ahead: BytesMut,
-    ) -> Self {
+    pub(crate) fn from_parts((io, name, linger, read_ahead, place): Parts) -> Self {
         PipeStream {
             io,
             name,
             linger,
             read_ahead,
+            place,
         }
     }
 }
+
+/// What a stream and a connection have in common.
+pub(crate) type Parts = (
+    Arc<sys::Stream>,
+    PipeName,
+    Duration,
+    BytesMut,
+    Option<Arc<Place>>,
+);
 
 /// What closing says at its deadline.
 pub(crate) fn unread(name: &PipeName, waited: Duration, rest_is_lost: bool) -> Error {
@@ -209,6 +227,7 @@ pub struct OwnedReadHalf(PipeStream);
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     io: Arc<sys::Stream>,
+    _place: Option<Arc<Place>>,
 }
 
 impl OwnedReadHalf {

@@ -4,8 +4,11 @@ mod common;
 
 use std::io::IoSlice;
 
-use asyncipc::{PipeStream, StreamReuniteError};
-use common::{HOLDS, byte_pair, sample, stays_pending, within};
+use asyncipc::{
+    MessageCodec, PipeClient, PipeConnection, PipeServer, PipeStream, StreamReuniteError,
+};
+use common::{HOLDS, byte_pair, sample, stays_pending, unique_name, within};
+use futures::{SinkExt, StreamExt};
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy_bidirectional,
 };
@@ -259,4 +262,56 @@ async fn it_works_below_a_buffered_reader() {
     assert_eq!(next().await.as_deref(), Some("first line"));
     assert_eq!(next().await.as_deref(), Some("second line"));
     assert_eq!(next().await, None);
+}
+
+#[tokio::test]
+async fn a_client_is_counted_until_the_last_of_its_stream_is_dropped() {
+    let name = unique_name("counted");
+    let mut server = PipeServer::bind(&name).unwrap();
+    let mut client = PipeClient::connect(&name).await.unwrap();
+    let mut accepted = within(server.accept()).await.unwrap();
+    client.send("one".into()).await.unwrap();
+    assert_eq!(within(accepted.next()).await.unwrap().unwrap(), "one");
+    let counts = |server: &PipeServer| {
+        let stats = server.stats();
+        (
+            stats.clients,
+            stats.connected,
+            stats.traffic.messages_received,
+        )
+    };
+    assert_eq!(counts(&server), (1, 1, 1));
+
+    let mut bytes = within(client.into_stream()).await.unwrap();
+    let mut stream = within(accepted.into_stream()).await.unwrap();
+    assert_eq!(counts(&server), (1, 1, 1));
+    pass(b"bytes are not messages", &mut bytes, &mut stream).await;
+    assert_eq!(counts(&server), (1, 1, 1));
+
+    // Messages again: of the same client, and in the same sum.
+    let mut client = PipeConnection::new(bytes, MessageCodec::default());
+    let mut accepted = PipeConnection::new(stream, MessageCodec::default());
+    assert_eq!(counts(&server), (1, 1, 1));
+    client.send("two".into()).await.unwrap();
+    assert_eq!(within(accepted.next()).await.unwrap().unwrap(), "two");
+    assert_eq!(accepted.stats().messages_received, 1);
+    assert_eq!(counts(&server), (1, 1, 2));
+
+    let stream = within(accepted.into_stream()).await.unwrap();
+    let (reader, writer) = stream.into_split();
+    drop(reader);
+    assert_eq!(counts(&server), (1, 1, 2));
+    drop(writer);
+    assert_eq!(counts(&server), (1, 0, 2));
+    assert!(within(client.next()).await.is_none());
+
+    let client = PipeClient::connect(&name).await.unwrap();
+    let accepted = within(server.accept()).await.unwrap();
+    assert_eq!(counts(&server), (2, 1, 2));
+    let stream = within(accepted.into_stream()).await.unwrap();
+    let closing = within(stream.close());
+    assert_eq!(counts(&server), (2, 1, 2));
+    closing.await.unwrap();
+    assert_eq!(counts(&server), (2, 0, 2));
+    drop(client);
 }
