@@ -1,3 +1,4 @@
+use std::fmt;
 use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -211,5 +212,29 @@ impl From<io::Error> for Error {
             action: "pipe I/O".into(),
             source,
         }
+    }
+}
+
+/// An error with all of its sources, for logs, where nobody can ask it for them: `a: b: c`.
+pub(crate) fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl fmt::Display + 'a {
+    Chain(error)
+}
+
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.0.to_string();
+        f.write_str(&text)?;
+        let mut error = self.0;
+        while let Some(source) = error.source() {
+            let next = source.to_string();
+            // Many an error says itself what its source does.
+            if !text.ends_with(&next) {
+                write!(f, ": {next}")?;
+            }
+            (error, text) = (source, next);
+        }
+        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::error::chain;
 use crate::stats::Totals;
 use crate::stream::DEFAULT_LINGER;
 use crate::sync::{lock, until};
@@ -183,7 +184,8 @@ impl PipeServer {
     /// # Ok(()) }
     /// ```
     ///
-    /// A handler that fails or panics ends its own connection only; it is logged within the span
+    /// A handler that fails or panics ends its own connection only; it is logged, with all sources
+    /// of its error, within the span
     /// `connection`, which has the connection's number and its peer's process.
     pub fn serve<H, F>(self, handler: H) -> Serve<H>
     where
@@ -403,7 +405,7 @@ where
         let handled = AssertUnwindSafe(async { handler(conn).await }).catch_unwind();
         match handled.await {
             Ok(Ok(())) => tracing::debug!("finished"),
-            Ok(Err(error)) => tracing::warn!(%error, "the handler failed"),
+            Ok(Err(error)) => tracing::warn!(error = %chain(&*error), "the handler failed"),
             Err(_) => tracing::error!("the handler panicked"),
         }
     };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use asyncipc::{
     BoxError, Error, PipeClient, PipeConnection, PipeServer, ServerStats, ShutdownHandle,
 };
-use common::{HOLDS, sample, stays_pending, unique_name, within};
+use common::{HOLDS, Log, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, mpsc, oneshot};
@@ -101,6 +101,44 @@ async fn handlers_that_panic_or_fail_harm_nobody_else() {
     stop.shutdown();
     let stats = within(serving).await.unwrap().unwrap();
     assert_eq!((stats.clients, stats.connected), (6, 0));
+}
+
+/// An error that leaves it to its source to say why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action}")]
+struct Because {
+    action: &'static str,
+    source: BoxError,
+}
+
+#[tokio::test]
+async fn a_handler_that_fails_is_logged_with_all_sources_of_its_error_each_once() {
+    let (log, _logging) = Log::begin();
+    let name = unique_name("sources");
+    let server = PipeServer::bind(&name).unwrap();
+    let stop = server.shutdown_handle();
+    let serving = server.serve(|_| async {
+        let file = std::io::Error::other("the disk is full");
+        let save = Because {
+            action: "write the file",
+            // Says what its own source says, and has it as a source as well.
+            source: Error::from(file).into(),
+        };
+        let source = save.into();
+        let action = "save";
+        Err(Because { action, source }.into())
+    });
+    let client = async {
+        let mut client = PipeClient::connect(&name).await.unwrap();
+        assert!(within(client.next()).await.is_none());
+        stop.shutdown();
+    };
+    let (stats, ()) = within(async { tokio::join!(serving.into_future(), client) }).await;
+    assert_eq!(stats.unwrap().clients, 1);
+    let text = log.text();
+    let error = "cannot save: cannot write the file: pipe I/O: the disk is full\n";
+    assert!(text.contains(error), "{text}");
+    assert_eq!(text.matches("the disk is full").count(), 1, "{text}");
 }
 
 #[tokio::test]
