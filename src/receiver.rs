@@ -364,11 +364,9 @@ impl PipeReceiver {
             let large = expected > COPY_OUT;
             if self.block.is_empty() {
                 if std::mem::take(&mut self.waited) && expected > ALONE {
-                    // Whatever comes is probably one frame like the last one. Not getting the byte
-                    // behind it tells that there is no more.
-                    let room = expected + 1;
-                    self.own.reserve(room);
-                    return read(io, &mut (&mut self.own).limit(room), is_ready);
+                    // Whatever comes is probably one frame like the last one.
+                    self.own.reserve(expected);
+                    return read(io, &mut (&mut self.own).limit(expected), is_ready);
                 }
                 if large {
                     return read(io, &mut self.block.room(HEADER).limit(HEADER), is_ready);

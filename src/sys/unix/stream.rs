@@ -103,24 +103,10 @@ impl Stream {
 
     /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
     pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
-        let mut read = Err(io::ErrorKind::WouldBlock.into());
-        let _ = self.io.try_read(|| {
-            let room = buf.chunk_mut().len();
-            read = self.recv(buf);
-            // A short read has emptied the socket: forgetting that it was readable saves asking
-            // again, and the next byte to come will say so (epoll(7), question 9). Only behind
-            // passed descriptors, which nobody sends here, more would be waiting.
-            let emptied = match &read {
-                Ok(n) => 0 < *n && *n < room,
-                Err(e) => e.kind() == io::ErrorKind::WouldBlock,
-            };
-            if emptied {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(())
-            }
-        });
-        read
+        // A short read does not prove that there is no more: it also ends behind descriptors that the
+        // peer has passed (unix(7), SCM_RIGHTS) and in front of urgent data (MSG_OOB). Only EAGAIN
+        // proves it.
+        self.io.try_read(|| self.recv(buf))
     }
 
     /// As `try_read`, without knowing whether there is anything.
