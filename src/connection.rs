@@ -12,6 +12,7 @@ use futures_sink::Sink;
 
 use crate::shared_sender::QueueRef;
 use crate::stats::{Counters, Place};
+use crate::sync::Deadline;
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
 };
@@ -42,6 +43,13 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// [`close`](PipeConnection::close) waits until the peer has everything. Dropping never waits and
 /// never takes back what `send` or `flush` handed over; see [`PipeStream`] for the end of the
 /// process.
+///
+/// # Runtimes
+///
+/// A connection belongs to the Tokio runtime in which it was made, which has to run while anything
+/// waits. It can be used from other runtimes, which may end before it, and under executors that
+/// are not Tokio's. When its own runtime has ended, whatever would have to wait for the system is
+/// [`Error::Io`] at once.
 ///
 /// # Cancel safety
 ///
@@ -226,6 +234,11 @@ impl Shared {
 
     pub(crate) fn failed_read(&self, error: io::Error) -> Error {
         Error::from_io("cannot read from", &self.name, error)
+    }
+
+    /// Until when closing that begins now may last.
+    pub(crate) fn linger_deadline(&self) -> Deadline {
+        Deadline::after(self.linger, self.io.runtime())
     }
 
     pub(crate) fn closed(&self) -> Error {

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use futures_sink::Sink;
-use tokio::time::{Sleep, sleep};
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::buffers::{BLOCK, Block};
 use crate::codec::HEADER;
 use crate::connection::Shared;
 use crate::stream::unread;
+use crate::sync::Deadline;
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
 
 /// Messages up to this size are copied into the batch that goes out in one write. Longer ones go
@@ -46,7 +46,7 @@ pub struct PipeSender {
     batch: Batch,
     state: SendState,
     /// Runs from the first attempt to close on.
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Option<Deadline>,
 }
 
 enum SendState {
@@ -185,9 +185,9 @@ impl PipeSender {
         if closed.is_ready() {
             return closed;
         }
-        let linger = self.shared.linger;
-        let deadline = self.linger.get_or_insert_with(|| Box::pin(sleep(linger)));
-        if deadline.as_mut().poll(cx).is_ready() {
+        let shared = &self.shared;
+        let deadline = self.linger.get_or_insert_with(|| shared.linger_deadline());
+        if deadline.poll(cx).is_ready() {
             return Poll::Ready(Err(self.give_up()));
         }
         closed

@@ -9,30 +9,31 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
-use tokio::time::Instant;
 
 use crate::codec::HEADER;
 use crate::connection::Shared;
-use crate::sync::{lock, until};
+use crate::sync::{lock, runtime_ended};
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
 
 /// A sender that any number of tasks can have a clone of, made by
 /// [`PipeSender::into_shared`](crate::PipeSender::into_shared).
 ///
 /// [`send`](Self::send) returns when the message is in the connection's batch, which is bounded:
-/// while the peer does not read, senders wait. A task of the runtime, started by the first `send`,
-/// writes the batch as soon as the senders pause, and receiving on the same connection writes it
-/// before it waits. So a message costs a system call only when it comes alone. The messages of one
-/// task stay in order.
+/// while the peer does not read, senders wait. A task writes the batch as soon as the senders pause,
+/// and receiving on the same connection writes it before it waits. So a message costs a system call
+/// only when it comes alone. The messages of one task stay in order.
 ///
-/// What `send` has taken goes out even if every clone is dropped, as long as the runtime lives;
-/// [`flush`](Self::flush) waits until the system has it, [`close`](Self::close) until the peer
-/// has. A failure to write reaches all of them: from then on each gets
-/// [`Error::Closed`](crate::Error::Closed).
+/// The task is started by the first `send`, in the runtime in which the connection was made. The
+/// clones can be anywhere: in other runtimes, which may end, or in none.
+///
+/// What `send` has taken goes out even if every clone is dropped, as long as the connection's
+/// runtime lives; [`flush`](Self::flush) waits until the system has it, [`close`](Self::close)
+/// until the peer has. A failure to write reaches all of them: from then on each gets
+/// [`Error::Closed`](crate::Error::Closed). When the connection's runtime has ended, each gets
+/// [`Error::Io`](crate::Error::Io).
 ///
 /// ```no_run
 /// # async fn doc() -> Result<(), asyncipc::Error> {
@@ -64,6 +65,7 @@ struct Queue {
     dirty: Notify,
     /// Whoever waits for room, or for what was sent to be written, is told here that some was.
     progress: Notify,
+    /// Whether there is a flusher, or was one.
     started: AtomicBool,
     /// Whether no sender is left.
     over: AtomicBool,
@@ -79,6 +81,8 @@ struct State {
     taken: u64,
     /// Whether the flusher waits until the system takes more.
     blocked: bool,
+    /// Whether the flusher has ended with its runtime: nobody will write any more.
+    orphaned: bool,
 }
 
 impl SharedSender {
@@ -89,6 +93,7 @@ impl SharedSender {
                 taken: sender.unsent() as u64,
                 sender,
                 blocked: false,
+                orphaned: false,
             }),
             shared,
             dirty: Notify::new(),
@@ -124,11 +129,7 @@ impl SharedSender {
     ///
     /// [`Error::MessageTooLarge`] for a message above the limit, after which sending goes on;
     /// [`Error::Closed`] when the peer has left, somebody has closed the connection, or writing
-    /// has failed before.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a Tokio runtime, unless there is a task already that writes.
+    /// has failed before; [`Error::Io`] when the connection's runtime has ended.
     ///
     /// # Cancel safety
     ///
@@ -155,7 +156,8 @@ impl SharedSender {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] when writing fails, or has failed.
+    /// [`Error::Closed`] when writing fails, or has failed; [`Error::Io`] when the connection's
+    /// runtime has ended before everything was written.
     ///
     /// # Cancel safety
     ///
@@ -185,8 +187,7 @@ impl SharedSender {
         };
         // Whoever waits for room is told that there will be none.
         queue.progress.notify_waiters();
-        let deadline = Instant::now().checked_add(queue.shared.linger);
-        let closed = until(deadline, async {
+        let closed = queue.shared.linger_deadline().limit(async {
             let _turn = queue.turn.lock().await;
             // By the flusher: nothing is lost when this is cancelled.
             queue.written(taken).await?;
@@ -220,11 +221,13 @@ impl Queue {
 
     /// Takes the message if there is room.
     fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
-        // Panics outside of a runtime: before anything was taken.
         self.start();
         let mut state = self.lock();
-        if self.closing.load(Relaxed) {
+        if self.closing.load(Relaxed) || state.sender.has_failed() {
             return Err(self.shared.closed());
+        }
+        if state.orphaned {
+            return Err(self.orphaned());
         }
         if !state.sender.has_room()? {
             return Ok(false);
@@ -255,23 +258,27 @@ impl Queue {
                 if state.written() >= taken {
                     return Ok(());
                 }
+                if state.orphaned {
+                    return Err(self.orphaned());
+                }
             }
             self.start();
             progress.await;
         }
     }
 
-    /// Starts the flusher if there is none. Not under the lock: a runtime that is shutting down
-    /// drops it at once.
+    /// Starts the flusher if there was none. Not under the lock: a runtime that has ended drops it
+    /// at once.
     fn start(self: &Arc<Self>) {
-        if self.started.load(Relaxed) {
-            return;
-        }
-        let runtime = Handle::current();
-        if !self.started.swap(true, Relaxed) {
+        if !self.started.load(Relaxed) && !self.started.swap(true, Relaxed) {
             self.dirty.notify_one();
-            runtime.spawn(flush_when_dirty(Flusher(self.clone())));
+            let flusher = Flusher(self.clone());
+            self.shared.io.runtime().spawn(flush_when_dirty(flusher));
         }
+    }
+
+    fn orphaned(&self) -> Error {
+        Error::from_io("cannot write to", &self.shared.name, runtime_ended())
     }
 }
 
@@ -321,14 +328,16 @@ async fn flush_when_dirty(flusher: Flusher) {
     }
 }
 
-/// The flusher's hold on the queue. When its runtime ends, the next who sends or waits starts
-/// another.
+/// The flusher's hold on the queue.
 struct Flusher(Arc<Queue>);
 
 impl Drop for Flusher {
+    /// The flusher goes only when nothing is left to write, or with its runtime.
     fn drop(&mut self) {
-        self.0.lock().blocked = false;
-        self.0.started.store(false, Relaxed);
+        let mut state = self.0.lock();
+        state.blocked = false;
+        state.orphaned = true;
+        drop(state);
         self.0.progress.notify_waiters();
     }
 }

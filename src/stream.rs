@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::timeout;
 
 use crate::stats::Place;
+use crate::sync::Deadline;
 use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
@@ -28,6 +28,9 @@ pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
 ///
 /// `poll_shutdown` closes the sending direction where there is such a thing: on Unix the peer sees
 /// the end, on Windows it does when the stream is dropped.
+///
+/// It belongs to the runtime in which it was made, as a
+/// [`PipeConnection`](crate::PipeConnection#runtimes) does.
 ///
 /// # Cancel safety
 ///
@@ -102,9 +105,10 @@ impl PipeStream {
         self.io
             .shutdown()
             .map_err(|e| Error::from_io("cannot close", &self.name, e))?;
-        match timeout(self.linger, self.io.drained()).await {
-            Ok(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
-            Err(_) => Err(unread(&self.name, self.linger, false)),
+        let deadline = Deadline::after(self.linger, self.io.runtime());
+        match deadline.limit(self.io.drained()).await {
+            Some(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
+            None => Err(unread(&self.name, self.linger, false)),
         }
     }
 

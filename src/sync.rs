@@ -1,19 +1,112 @@
 //! Taking locks, and waiting until a deadline.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 /// Locks, also after a panic elsewhere: nothing that is kept under these locks is left half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for `future`, or for the deadline if there is one: then `None`.
+/// Waits for `future`, or for the deadline if there is one: then `None`. Only where all polls are
+/// in the same runtime.
 pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
         None => Some(future.await),
     }
+}
+
+/// A time to wait for, whoever polls: each poll compares the clock first. A timer only has to bring
+/// the next poll, so it may be another one each time.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    /// `None`: later than the clock can tell.
+    at: Option<Instant>,
+    /// Whose timer it is when there is no runtime where it is polled.
+    runtime: Handle,
+    timer: Option<Timer>,
+}
+
+#[derive(Debug)]
+enum Timer {
+    /// Of the runtime that polled last. A timer of one that has ended must not be polled, so each
+    /// poll makes its own.
+    Here(#[allow(dead_code, reason = "wakes for as long as it exists")] Pin<Box<Sleep>>),
+    /// Of a task in `runtime`, which drops the other end.
+    There(oneshot::Receiver<()>),
+}
+
+impl Deadline {
+    /// So much from now.
+    pub(crate) fn after(time: Duration, runtime: &Handle) -> Self {
+        Deadline {
+            at: Instant::now().checked_add(time),
+            runtime: runtime.clone(),
+            timer: None,
+        }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.at else {
+            return Poll::Pending;
+        };
+        if Instant::now() >= at {
+            self.timer = None;
+            return Poll::Ready(());
+        }
+        if Handle::try_current().is_ok() {
+            let mut sleep = Box::pin(sleep_until(at));
+            let elapsed = sleep.as_mut().poll(cx);
+            self.timer = Some(Timer::Here(sleep));
+            return elapsed;
+        }
+        if !matches!(self.timer, Some(Timer::There(_))) {
+            self.timer = Some(Timer::There(wake_at(at, &self.runtime)));
+        }
+        if let Some(Timer::There(timer)) = &mut self.timer
+            && Pin::new(timer).poll(cx).is_ready()
+        {
+            // At the time, or when that runtime has ended: then no timer is left, and comparing is
+            // all that can be done.
+            self.timer = None;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Waits for `future` until then: `None` when it takes longer.
+    pub(crate) async fn limit<F: Future>(mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.poll(cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+/// What those get whom nothing will wake any more.
+pub(crate) fn runtime_ended() -> io::Error {
+    io::Error::other("the runtime in which the connection was made has ended")
+}
+
+/// The other end of what this gives is dropped at the time, or when the runtime ends.
+fn wake_at(at: Instant, runtime: &Handle) -> oneshot::Receiver<()> {
+    let (mut over, timer) = oneshot::channel();
+    runtime.spawn(async move {
+        tokio::select! {
+            () = sleep_until(at) => {}
+            () = over.closed() => {}
+        }
+    });
+    timer
 }

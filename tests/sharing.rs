@@ -222,14 +222,16 @@ async fn sending_goes_on_when_the_runtime_of_the_first_send_has_ended() {
 }
 
 #[tokio::test]
-async fn a_first_send_outside_of_a_runtime_panics_and_later_ones_work() {
+async fn the_first_send_can_be_outside_of_a_runtime() {
     let (sender, mut server) = shared().await;
     let first = sender.clone();
     let outside = std::thread::spawn(move || {
-        let _ = futures::FutureExt::now_or_never(first.send("outside".into()));
+        let sent = futures::FutureExt::now_or_never(first.send("outside".into()));
+        sent.unwrap().unwrap();
     });
-    assert!(outside.join().is_err());
+    outside.join().unwrap();
     sender.send("inside".into()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "outside");
     assert_eq!(within(server.next()).await.unwrap().unwrap(), "inside");
 }
 

@@ -78,6 +78,36 @@ pub async fn pair_of(
     (client.unwrap(), accepted.unwrap())
 }
 
+/// Builders for each way in which bytes are moved on this platform, and what it is called.
+pub fn transports(
+    name: &str,
+) -> Vec<(
+    &'static str,
+    asyncipc::ServerBuilder,
+    asyncipc::ClientBuilder,
+)> {
+    let (server, client) = (
+        asyncipc::PipeServer::builder(name),
+        asyncipc::PipeClient::builder(name),
+    );
+    #[cfg(windows)]
+    {
+        use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
+        let both = (server.clone(), client.clone());
+        vec![
+            ("tokio's I/O", both.0, both.1),
+            (
+                "overlapped I/O",
+                server.clone().overlapped_io(),
+                client.clone().overlapped_io(),
+            ),
+            ("messages", server.message_mode(), client.message_mode()),
+        ]
+    }
+    #[cfg(not(windows))]
+    vec![("sockets", server, client)]
+}
+
 /// As [`pair`], in bytes.
 pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
     let name = unique_name("bytes");

@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
@@ -17,10 +17,10 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, Sleep, sleep};
 
-use crate::sync::lock;
+use crate::sync::{Deadline, lock};
 
 /// How many connections for each processor are watched for both directions. On a machine with one
 /// processor, none: nobody is woken early there by whom he waits for.
@@ -112,6 +112,9 @@ impl Listening {
 #[derive(Debug)]
 pub(super) struct Connected {
     io: AsyncFd<Socket>,
+    /// In which it was made, and in which every descriptor of it is watched, whoever polls: the one
+    /// that polls may end sooner, or be no runtime of tokio's.
+    runtime: Handle,
     both_ways: bool,
     /// Once a write has had to wait.
     full: Mutex<Option<Full>>,
@@ -127,7 +130,7 @@ enum Full {
     /// anew after some writes, if it is still needed then.
     Twin { io: AsyncFd<OwnedFd>, writes: u32 },
     /// By trying again: no descriptor is left for that.
-    Later(Pin<Box<Sleep>>),
+    Later(Deadline),
 }
 
 impl Connected {
@@ -143,10 +146,15 @@ impl Connected {
         };
         Ok(Connected {
             io: watch(socket, interest)?,
+            runtime: Handle::current(),
             both_ways,
             full: Mutex::default(),
             _counted: counted,
         })
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -158,6 +166,7 @@ impl Connected {
         self.io.try_io(Interest::READABLE, |_| read())
     }
 
+    /// Once a write has to wait, it is an error that the runtime has ended which would wake it.
     pub(super) fn poll_write_vectored(
         &self,
         cx: &mut Context<'_>,
@@ -168,7 +177,7 @@ impl Connected {
         let mut full = lock(&self.full);
         if full.is_none() {
             match self.write(bufs) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *full = Some(self.wait()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *full = Some(self.wait()?),
                 result => return Poll::Ready(result),
             }
         }
@@ -183,7 +192,7 @@ impl Connected {
                 *writes += 1;
                 (result, *writes < TWIN_WRITES)
             }
-            Some(Full::Later(pause)) => (ready!(poll_later(pause, cx, write)), false),
+            Some(Full::Later(pause)) => (ready!(self.poll_later(pause, cx, write)), false),
         };
         if !is_needed {
             *full = None;
@@ -199,14 +208,44 @@ impl Connected {
         }
     }
 
-    fn wait(&self) -> Full {
+    fn wait(&self) -> io::Result<Full> {
         if self.both_ways {
-            return Full::Watched;
+            return Ok(Full::Watched);
         }
-        let twin = self.as_fd().try_clone_to_owned();
-        match twin.and_then(|twin| watch(twin, Interest::WRITABLE)) {
-            Ok(io) => Full::Twin { io, writes: 0 },
-            Err(_) => Full::Later(Box::pin(sleep(PAUSE))),
+        let later = || Full::Later(self.pause());
+        let Ok(twin) = self.as_fd().try_clone_to_owned() else {
+            return Ok(later());
+        };
+        let _entered = self.runtime.enter();
+        match watch(twin, Interest::WRITABLE) {
+            Ok(io) => Ok(Full::Twin { io, writes: 0 }),
+            // The system can watch no more of them.
+            Err(e) if e.raw_os_error().is_some() => Ok(later()),
+            // No error of the system's: the runtime has ended.
+            Err(e) => Err(e),
+        }
+    }
+
+    fn pause(&self) -> Deadline {
+        Deadline::after(PAUSE, &self.runtime)
+    }
+
+    fn poll_later<T>(
+        &self,
+        pause: &mut Deadline,
+        cx: &mut Context<'_>,
+        f: impl Fn() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        // Watched for reading only, it tells here nothing but the end of the runtime or the peer.
+        if let Poll::Ready(Err(e)) = self.io.poll_write_ready(cx) {
+            return Poll::Ready(Err(e));
+        }
+        loop {
+            ready!(pause.poll(cx));
+            match f() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => *pause = self.pause(),
+                result => return Poll::Ready(result),
+            }
         }
     }
 }
@@ -231,22 +270,6 @@ fn poll_try<S: AsRawFd, T>(
         })?;
         match f() {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            result => return Poll::Ready(result),
-        }
-    }
-}
-
-fn poll_later<T>(
-    pause: &mut Pin<Box<Sleep>>,
-    cx: &mut Context<'_>,
-    f: impl Fn() -> io::Result<T>,
-) -> Poll<io::Result<T>> {
-    loop {
-        ready!(pause.as_mut().poll(cx));
-        match f() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                pause.as_mut().reset(Instant::now() + PAUSE);
-            }
             result => return Poll::Ready(result),
         }
     }

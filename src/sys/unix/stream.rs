@@ -1,5 +1,6 @@
 //! A connected socket.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -11,11 +12,13 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use socket2::{SockAddr, SockRef, Socket};
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::messages::Messages;
 use super::socket::{self, Connected};
 use super::{folder, peer};
+use crate::sync::Deadline;
 use crate::sys::{Unavailable, Waited};
 use crate::{Error, Peer, PipeName};
 
@@ -95,6 +98,11 @@ impl Stream {
             folder::check(parent)?;
         }
         Stream::new(open(path)?, None)
+    }
+
+    /// In which it was made: its tasks and timers are that one's, whoever polls.
+    pub(crate) fn runtime(&self) -> &Handle {
+        self.io.runtime()
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -190,7 +198,8 @@ impl Stream {
     pub(crate) async fn drained(&self) -> io::Result<()> {
         let mut pause = Duration::from_micros(50);
         while unread_by_peer(&self.io)? > 0 {
-            tokio::time::sleep(pause).await;
+            let mut next = Deadline::after(pause, self.runtime());
+            poll_fn(|cx| next.poll(cx)).await;
             pause = (pause * 2).min(Duration::from_millis(10));
         }
         // Linux reports ECONNRESET when the peer closed with bytes unread, and reports it once.

@@ -9,15 +9,19 @@ use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHand
 use std::ptr::null_mut;
 use std::sync::{Arc, Mutex};
 
+use tokio::runtime::Handle;
 use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle};
 use windows_sys::Win32::Storage::FileSystem::FlushFileBuffers;
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread};
 
 use super::lock;
+use crate::sync::runtime_ended;
 
 /// Waits until the peer has read everything that was written to `pipe`, a write still in flight
 /// included. Dropping the future calls the wait off; what was written stays.
+///
+/// The blocked thread is one of `runtime`, whoever polls.
 ///
 /// Takes a handle of its own: the pipe itself may be an end that only its runtime can close, and
 /// the blocked thread can outlive the runtime.
@@ -25,12 +29,12 @@ use super::lock;
 /// # Errors
 ///
 /// When the peer leaves first, if it was still there at the beginning. What a peer that has left
-/// before had read, the system does not tell.
-pub(super) async fn flush(pipe: BorrowedHandle<'_>) -> io::Result<()> {
+/// before had read, the system does not tell. When `runtime` has ended.
+pub(super) async fn flush(pipe: BorrowedHandle<'_>, runtime: &Handle) -> io::Result<()> {
     let pipe = pipe.try_clone_to_owned()?;
     let call = CallOff(Arc::new(Mutex::new(Stage::Queued)));
     let stage = call.0.clone();
-    let flushed = tokio::task::spawn_blocking(move || {
+    let flushed = runtime.spawn_blocking(move || {
         let thread = current_thread()?;
         {
             let mut stage = lock(&stage);
@@ -49,7 +53,11 @@ pub(super) async fn flush(pipe: BorrowedHandle<'_>) -> io::Result<()> {
         *lock(&stage) = Stage::Over;
         result
     });
-    flushed.await.map_err(io::Error::other)?
+    match flushed.await {
+        Ok(result) => result,
+        Err(e) if e.is_cancelled() => Err(runtime_ended()),
+        Err(e) => Err(io::Error::other(e)),
+    }
 }
 
 enum Stage {

@@ -52,6 +52,7 @@ pub(crate) struct Stream {
     /// First of the fields, so that the instance's successor is made before it is closed.
     _slot: Option<Slot>,
     end: Arc<End>,
+    runtime: Handle,
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
     /// Whether the peer has left.
@@ -145,10 +146,14 @@ impl Stream {
         }
     }
 
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
     fn new(end: End, slot: Option<Slot>, lingering: Option<TaskTracker>) -> Self {
         Stream {
             _slot: slot,
             end: Arc::new(end),
+            runtime: Handle::current(),
             unconfirmed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lingering,
@@ -201,6 +206,11 @@ impl Stream {
             End::Own { pipe, .. } => Some(pipe),
             _ => None,
         }
+    }
+
+    /// In which it was made: its tasks and timers are that one's, whoever polls.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -290,7 +300,9 @@ impl Stream {
     /// Waits until the peer has read everything that was written; an error when it never will.
     pub(crate) async fn drained(&self) -> io::Result<()> {
         if self.unconfirmed().load(Relaxed) {
-            flush(self.as_handle()).await.map_err(closed)?;
+            flush(self.as_handle(), &self.runtime)
+                .await
+                .map_err(closed)?;
             self.unconfirmed().store(false, Relaxed);
         }
         Ok(())
@@ -367,12 +379,12 @@ impl Drop for Stream {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
-            let end = self.end.clone();
+            let (end, threads) = (self.end.clone(), runtime.clone());
             let linger = async move {
                 // As long as it waits for the peer to read, the peer must not wait for it.
                 let taken = async {
                     tokio::select! {
-                        _ = flush(end.as_handle()) => {}
+                        _ = flush(end.as_handle(), &threads) => {}
                         _ = end.discard() => {}
                     }
                 };
