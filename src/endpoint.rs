@@ -26,6 +26,7 @@ mod envelope;
 mod error;
 mod handle;
 mod handlers;
+mod handling;
 mod link;
 mod outgoing;
 
@@ -38,6 +39,10 @@ use handlers::Handlers;
 
 /// How many events wait for the application. Each connection has one more of its own in hand.
 const EVENTS: usize = 64;
+
+/// How many times as many messages may wait when handlers send them, and handlers when they wait
+/// for other programs.
+const ROOM_FOR_HANDLERS: usize = 16;
 
 /// How long an event waits for room before that is logged.
 const UNREAD: Duration = Duration::from_secs(1);
@@ -97,10 +102,32 @@ const UNREAD: Duration = Duration::from_secs(1);
 ///
 /// When `handlers` messages and requests of one connection are being handled or wait for that, no
 /// more is read from it until one is done, and its sender is held back. The same happens when the
-/// application does not read the events. Replies are read from it as well: programs whose handlers
-/// ask each other in turn need a larger number than requests are under way between them.
+/// application does not read the events.
 ///
 /// A handler that fails or panics ends this one message.
+///
+/// # Handlers that send and ask
+///
+/// Programs whose handlers [`send`](EndpointHandle::send) to each other do not stop each other,
+/// in whatever circle they do it. To stop, one of them would have to read no more because its
+/// handlers wait for room, which another one makes by reading. But what a handler's own future sends
+/// does not wait for room. It may go beyond `queue`, up to `handler_queue`, and behind that it is
+/// [`EndpointError::QueueFull`] at once. Only when twice the `queue` waits, it waits 5 ms at most for
+/// some of that to go out. So each of them goes on to read, and takes what the others
+/// have sent to it. Nothing is lost as long as the answers to what is on its way have room. Handlers
+/// that send more than they get, in a circle, come to the bound sooner or later.
+///
+/// Programs whose handlers ask each other by [`request`](EndpointHandle::request) do not stop each
+/// other either. A handler does not count among the `handlers` while it waits for a reply: up to
+/// `waiting_handlers` of them wait, and a request of one more is [`EndpointError::TooManyWait`] at
+/// once. Replies come on the connection on which this program asks. No handlers are at work there,
+/// as endpoints send their own messages and requests on another one, so replies are always read.
+///
+/// That has two limits. While the handler of a message waits for a reply, up to `waiting_handlers` more
+/// of what comes behind it are read: when what it waits for is asked for behind more messages than that,
+/// its request ends at its timeout. And who waits in another way, for a lock, for a message or for a
+/// task that sends, counts as at work: programs whose handlers wait so for each other need more
+/// `handlers` than there are messages under way between them.
 ///
 /// # When a program crashes
 ///
@@ -212,11 +239,34 @@ struct Options {
     verify_server: bool,
     codec: MessageCodec,
     queue: usize,
+    /// `None`: as many times the one before as there are in [`ROOM_FOR_HANDLERS`].
+    handler_queue: Option<usize>,
     give_up_after: Duration,
     request_timeout: Duration,
     backoff: (Duration, Duration),
     handlers: usize,
+    /// `None`: the same.
+    waiting_handlers: Option<usize>,
     drain_timeout: Duration,
+}
+
+impl Options {
+    fn handler_queue(&self) -> usize {
+        let default = self.queue.saturating_mul(ROOM_FOR_HANDLERS);
+        let messages = self.handler_queue.unwrap_or(default).max(self.queue);
+        messages.min(Semaphore::MAX_PERMITS)
+    }
+
+    /// How many messages wait for a program when handlers that send more keep in step. Above the
+    /// `queue`: as long as so much waits, only handlers add to it.
+    fn much(&self) -> usize {
+        self.queue.saturating_mul(2)
+    }
+
+    fn waiting_handlers(&self) -> usize {
+        let default = self.handlers.saturating_mul(ROOM_FOR_HANDLERS);
+        self.waiting_handlers.unwrap_or(default)
+    }
 }
 
 impl EndpointBuilder {
@@ -300,6 +350,17 @@ impl EndpointBuilder {
         self
     }
 
+    /// How many messages may wait for each program when a handler sends another one to it, those of
+    /// others included: a handler never waits for room. Default 16 times the `queue`, and never
+    /// less than that.
+    ///
+    /// When all answers to what is on its way to this program have room, nothing is lost while the
+    /// other side pauses.
+    pub fn handler_queue(mut self, messages: usize) -> Self {
+        self.options.handler_queue = Some(messages);
+        self
+    }
+
     /// How long a message that was accepted may wait until the system has taken it: for its turn,
     /// for the other side to be there, and to read. Default 30 s. [`Duration::MAX`]: for ever.
     pub fn give_up_after(mut self, time: Duration) -> Self {
@@ -325,6 +386,13 @@ impl EndpointBuilder {
     /// time; at least one. Default 64.
     pub fn handlers(mut self, messages: usize) -> Self {
         self.options.handlers = messages.max(1);
+        self
+    }
+
+    /// How many handlers of one connection may wait for replies of other programs, beside those
+    /// that are at work: a request of one more fails at once. Default 16 times the `handlers`.
+    pub fn waiting_handlers(mut self, handlers: usize) -> Self {
+        self.options.waiting_handlers = Some(handlers);
         self
     }
 
@@ -431,10 +499,12 @@ impl Endpoint {
                 verify_server: false,
                 codec: MessageCodec::default(),
                 queue: 64,
+                handler_queue: None,
                 give_up_after: Duration::from_secs(30),
                 request_timeout: Duration::from_secs(10),
                 backoff: (Duration::from_millis(10), Duration::from_secs(1)),
                 handlers: 64,
+                waiting_handlers: None,
                 drain_timeout: Duration::from_secs(10),
             },
             handlers: Handlers::default(),

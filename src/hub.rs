@@ -376,7 +376,8 @@ impl HubHandle {
     /// [`Overflow::Wait`] this waits for room.
     ///
     /// Whoever waits here in the task that reads the events reads none meanwhile: a client that
-    /// never reads would keep it there. Where clients are not to be trusted, use
+    /// never reads would keep it there, and so would one that waits in the same way for this hub to
+    /// read. Where clients are not to be trusted, or send much in answer to what they get, use
     /// [`try_send`](Self::try_send), [`Overflow::Disconnect`], or another task.
     ///
     /// # Errors

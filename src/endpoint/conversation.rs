@@ -1,8 +1,9 @@
 use std::any::Any;
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_core::stream::FusedStream;
 use futures_util::future::BoxFuture;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::envelope::{self, Incoming, Malformed};
+use super::handling::{self, Load};
 use super::link::{ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::{BoxError, Error, PipeConnection, PipeReceiver};
@@ -27,12 +29,14 @@ pub(super) struct Conversation {
     messages: VecDeque<BoxFuture<'static, ()>>,
     /// Handled side by side.
     requests: FuturesUnordered<BoxFuture<'static, ()>>,
+    load: Arc<Load>,
 }
 
 impl Conversation {
     pub(super) fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>) -> Self {
         let (sender, mut receiver) = conn.split();
         receiver.skip_too_large();
+        let load = Arc::new(Load::new(endpoint.options.waiting_handlers()));
         Conversation {
             endpoint,
             link: Arc::new(Link::new(sender)),
@@ -40,6 +44,7 @@ impl Conversation {
             to,
             messages: VecDeque::new(),
             requests: FuturesUnordered::new(),
+            load,
         }
     }
 
@@ -105,7 +110,13 @@ impl Conversation {
             if done && replies.is_none() {
                 return Ok(());
             }
-            let has_room = self.in_hand() < self.endpoint.options.handlers;
+            let (in_hand, handlers) = (self.in_hand(), self.endpoint.options.handlers);
+            let (load, receiver) = (&self.load, &mut self.receiver);
+            // Looked at after the handlers have run: those that wait then make room.
+            let next = poll_fn(|cx| match load.has_room(in_hand, handlers) {
+                true => receiver.poll_next_unpin(cx),
+                false => Poll::Pending,
+            });
             tokio::select! {
                 biased;
                 () = self.link.gone.cancelled() => return Ok(()),
@@ -116,7 +127,7 @@ impl Conversation {
                 }
                 () = first(&mut self.messages) => drop(self.messages.pop_front()),
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-                message = self.receiver.next(), if has_room => match message {
+                message = next => match message {
                     Some(Ok(message)) => self.received(&message),
                     Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
                     ended => {
@@ -145,15 +156,14 @@ impl Conversation {
     fn received(&mut self, message: &[u8]) {
         let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
         match Incoming::decode(message) {
-            Ok(Incoming::Message(envelope)) => match envelope.id {
-                None => {
-                    let handling = handle(endpoint, link, envelope);
-                    self.messages.push_back(Box::pin(handling));
+            Ok(Incoming::Message(envelope)) => {
+                let is_message = envelope.id.is_none();
+                let handling = Box::pin(handle(endpoint, link, envelope, self.load.clone()));
+                match is_message {
+                    true => self.messages.push_back(handling),
+                    false => self.requests.push(handling),
                 }
-                Some(_) => self
-                    .requests
-                    .push(Box::pin(handle(endpoint, link, envelope))),
-            },
+            }
             Ok(Incoming::Reply(id, outcome)) => match link.take(id) {
                 Some(asking) => asking.answer(outcome),
                 None => tracing::debug!(id, "a reply that nobody waits for"),
@@ -221,9 +231,10 @@ async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
 }
 
 /// Calls whoever is there for the message. The first one answers, if it is a request.
-async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope) {
+async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, load: Arc<Load>) {
     let handlers = endpoint.handlers().find(&envelope);
     let mut asked = envelope.id;
+    let is_message = asked.is_none();
     if handlers.is_empty() {
         if endpoint.dropped.is_cancelled() {
             // The handlers are gone.
@@ -241,15 +252,18 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope) {
     for handler in handlers {
         // The handler itself is called in here too: it may panic before its first await.
         // So is the text of its error, for the same reason.
-        let handling = AssertUnwindSafe(async {
+        let handling = handling::run(load.clone(), is_message, async {
             let outcome = handler(envelope.clone()).await;
             let text = outcome.as_ref().err().map(BoxError::to_string);
             (outcome, text)
         });
-        let (outcome, text) = handling.catch_unwind().await.unwrap_or_else(|panic| {
-            let text = panicked(&*panic);
-            (Err(text.clone().into()), Some(text))
-        });
+        let (outcome, text) = AssertUnwindSafe(handling)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| {
+                let text = panicked(&*panic);
+                (Err(text.clone().into()), Some(text))
+            });
         match (asked.take(), outcome) {
             (Some(id), outcome) => {
                 let outcome = outcome.map_err(|_| text.unwrap_or_default());

@@ -19,6 +19,18 @@ pub enum EndpointError {
         /// How many may wait.
         messages: usize,
     },
+    /// A handler's request was not made: so many handlers of one connection wait for other programs
+    /// already that what would be read meanwhile has no bound otherwise.
+    #[error(
+        "{to} was not asked: {handlers} handlers of one connection wait for other programs already"
+    )]
+    #[non_exhaustive]
+    TooManyWait {
+        /// The program that was to be asked.
+        to: String,
+        /// How many wait.
+        handlers: usize,
+    },
     /// The data cannot be sent as JSON. Nothing was sent.
     #[error("the data of {action:?} cannot be sent: {reason}")]
     #[non_exhaustive]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::handling::Waiting;
 use super::link::{Asking, ENDED};
 use super::outgoing::Item;
 use super::{EndpointError, Envelope, Shared, handlers};
@@ -38,14 +39,17 @@ impl EndpointHandle {
     ///
     /// Waits for room in the queue of this destination, for up to `give_up_after`. Whoever waits
     /// here in the task that reads the events reads none meanwhile: use
-    /// [`try_send`](Self::try_send) there.
+    /// [`try_send`](Self::try_send) there. Called by a handler itself, this does not wait for
+    /// room: there is more of it, up to [`handler_queue`](crate::EndpointBuilder::handler_queue), and
+    /// behind that an error at once. When twice the `queue` waits, a handler gives it 5 ms at most to
+    /// get shorter. A task that a handler spawns waits as any other.
     ///
     /// The messages of one task to one name are delivered in the order of its calls. NaN and the
     /// infinities arrive as null.
     ///
     /// # Errors
     ///
-    /// - [`EndpointError::QueueFull`]: there was no room in all that time
+    /// - [`EndpointError::QueueFull`]: there was no room in all that time; in a handler, there is none
     /// - [`EndpointError::Data`]: the data is nothing that JSON has a place for
     /// - [`EndpointError::Pipe`]: the name breaks a rule, the message is above the limit, or the
     ///   endpoint is shut down
@@ -65,7 +69,7 @@ impl EndpointHandle {
         self.0.enqueue(to, item).await.map(drop)
     }
 
-    /// As [`send`](Self::send), without ever waiting.
+    /// As [`send`](Self::send), without ever waiting. A handler has the same room for both.
     ///
     /// # Errors
     ///
@@ -87,10 +91,13 @@ impl EndpointHandle {
     /// It has its place in the queue among the messages to the same program. Once sent, it is not
     /// sent again: when the connection ends before the reply, that is an error.
     ///
+    /// A handler may ask, too: see [`Endpoint`](crate::Endpoint#handling).
+    ///
     /// # Errors
     ///
     /// Those of [`send`](Self::send), and
     ///
+    /// - [`EndpointError::TooManyWait`]: at once, in a handler
     /// - [`EndpointError::Refused`]: the other side's handler failed, it has none for this, or the
     ///   message is above the limit there
     /// - [`EndpointError::NoReply`]: not within the time
@@ -137,6 +144,7 @@ impl EndpointHandle {
             deadline,
         };
         let item = self.item(action, data, Some(asking))?;
+        let _waiting = Waiting::begin(to)?;
         let mut trouble = None;
         let asked = async {
             trouble = Some(self.0.enqueue(to, item).await?);

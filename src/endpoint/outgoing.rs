@@ -1,18 +1,24 @@
 use std::collections::hash_map::Entry;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::conversation::Conversation;
 use super::link::{Asking, ENDED, LEFT, Link, why};
-use super::{EndpointError, EndpointEvent, Envelope, Shared};
+use super::{EndpointError, EndpointEvent, Envelope, Shared, handling};
 use crate::client::random;
 use crate::sync::{lock, until};
 use crate::{Error, PipeClient, PipeName};
+
+/// How long a handler waits at most for something to be taken out of a queue that has much in it.
+/// Nothing is won by it once the other program does not read at all.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// A message that was accepted for sending.
 #[derive(Debug)]
@@ -26,8 +32,20 @@ pub(super) struct Item {
 /// What the handles need of a program that there is something to send to, or a connection.
 #[derive(Debug)]
 pub(super) struct Queue {
+    /// Has room for what handlers send, too.
     items: mpsc::Sender<Accepted>,
+    room: Arc<Room>,
     trouble: Trouble,
+}
+
+/// Where it is told that something was taken out of a queue, or that the queue has ended: to one
+/// of those who wait.
+#[derive(Debug, Default)]
+struct Room {
+    /// And there is room for everybody.
+    made: Notify,
+    /// To handlers, which wait for a moment.
+    taken: Notify,
 }
 
 /// Why a program is not sent to at the moment. For people.
@@ -37,7 +55,7 @@ pub(super) type Trouble = Arc<Mutex<Option<String>>>;
 enum Pushed {
     Taken(Trouble),
     /// There is no room at the moment.
-    Full(Item, mpsc::Sender<Accepted>),
+    Full(Item, Arc<Room>),
 }
 
 #[derive(Debug)]
@@ -52,6 +70,7 @@ struct Destination {
     to: String,
     pipe: PipeName,
     queue: mpsc::Receiver<Accepted>,
+    room: Arc<Room>,
     /// Taken from the queue and not with the system yet.
     current: Option<Accepted>,
     /// Whether the system may have a part of it.
@@ -61,24 +80,43 @@ struct Destination {
 }
 
 impl Shared {
-    /// Takes a message for sending, waiting for room.
+    /// Takes a message for sending, waiting for room unless it is a handler that sends.
     pub(super) async fn enqueue(
         self: &Arc<Self>,
         to: &str,
         mut item: Item,
     ) -> Result<Trouble, EndpointError> {
         let pipe = PipeName::new(to)?;
+        if handling::is_handler() {
+            self.keep_in_step(&pipe).await;
+            return match self.push(to, &pipe, item)? {
+                Pushed::Taken(trouble) => Ok(trouble),
+                Pushed::Full(..) => Err(self.full(to)),
+            };
+        }
         let deadline = Instant::now().checked_add(self.options.give_up_after);
         loop {
-            let items = match self.push(to, &pipe, item)? {
+            let room = match self.push(to, &pipe, item)? {
                 Pushed::Taken(trouble) => return Ok(trouble),
-                Pushed::Full(given_back, items) => {
+                Pushed::Full(given_back, room) => {
                     item = given_back;
-                    items
+                    room
                 }
             };
+            let mut has_room = pin!(room.made.notified());
+            // From here on none is missed.
+            has_room.as_mut().enable();
+            match self.push(to, &pipe, item)? {
+                Pushed::Taken(trouble) => return Ok(trouble),
+                Pushed::Full(given_back, now) => {
+                    item = given_back;
+                    if !Arc::ptr_eq(&room, &now) {
+                        continue;
+                    }
+                }
+            }
             // The room may be somebody else's before the next attempt, or the queue has ended.
-            if until(deadline, items.reserve()).await.is_none() {
+            if until(deadline, has_room).await.is_none() {
                 return Err(self.full(to));
             }
         }
@@ -107,37 +145,70 @@ impl Shared {
             Entry::Occupied(queue) => queue.into_mut(),
             Entry::Vacant(place) => place.insert(self.start(to, pipe)),
         };
+        if queue.waiting() >= self.most() && !queue.items.is_closed() {
+            return Ok(Pushed::Full(item, queue.room.clone()));
+        }
         let since = Instant::now();
         match queue.items.try_send(Accepted { item, since }) {
             Ok(()) => Ok(Pushed::Taken(queue.trouble.clone())),
-            Err(TrySendError::Full(it)) => Ok(Pushed::Full(it.item, queue.items.clone())),
+            Err(TrySendError::Full(it)) => Ok(Pushed::Full(it.item, queue.room.clone())),
             // The runtime that the endpoint lives in has ended.
             Err(TrySendError::Closed(_)) => Err(self.shut_down().into()),
         }
     }
 
     fn start(self: &Arc<Self>, to: &str, pipe: &PipeName) -> Queue {
-        let (items, queue) = mpsc::channel(self.options.queue);
+        let (items, queue) = mpsc::channel(self.options.handler_queue());
+        let room = Arc::<Room>::default();
         let trouble = Trouble::default();
         let destination = Destination {
             endpoint: self.clone(),
             to: to.into(),
             pipe: pipe.clone(),
             queue,
+            room: room.clone(),
             current: None,
             begun: AtomicBool::new(false),
             link: None,
             trouble: trouble.clone(),
         };
         self.spawn(destination.run());
-        Queue { items, trouble }
+        Queue {
+            items,
+            room,
+            trouble,
+        }
+    }
+
+    /// For a handler that finds much in the queue: it goes on when something was taken out, or after
+    /// a moment. So while the other program reads, the queue gets no longer by what handlers send.
+    async fn keep_in_step(&self, pipe: &PipeName) {
+        let room = match lock(&self.queues).get(pipe) {
+            Some(queue) if queue.waiting() >= self.options.much() => queue.room.clone(),
+            _ => return,
+        };
+        let _ = timeout(MOMENT, room.taken.notified()).await;
+    }
+
+    /// How many messages may wait for one program, for whoever asks.
+    fn most(&self) -> usize {
+        match handling::is_handler() {
+            true => self.options.handler_queue(),
+            false => self.options.queue,
+        }
     }
 
     fn full(&self, to: &str) -> EndpointError {
         EndpointError::QueueFull {
             to: to.into(),
-            messages: self.options.queue,
+            messages: self.most(),
         }
+    }
+}
+
+impl Queue {
+    fn waiting(&self) -> usize {
+        self.items.max_capacity() - self.items.capacity()
     }
 }
 
@@ -198,6 +269,10 @@ impl Destination {
                 () = over(&self.link) => continue,
             };
             let Some(accepted) = next else { return false };
+            if self.queue.len() < self.endpoint.options.queue {
+                self.room.made.notify_one();
+            }
+            self.room.taken.notify_one();
             let asking = accepted.item.asking.as_ref();
             // Of a request that nobody waits for any more, nothing is sent.
             if asking.is_none_or(|it| !it.reply.is_closed()) {
@@ -360,6 +435,9 @@ impl Destination {
 impl Drop for Destination {
     fn drop(&mut self) {
         self.cut(ENDED);
+        self.queue.close();
+        self.room.made.notify_waiters();
+        self.room.taken.notify_waiters();
         let mut messages = 0;
         while let Some(accepted) = self.take_left() {
             messages += 1;
