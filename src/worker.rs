@@ -15,6 +15,10 @@ use crate::{Error, MessageCodec, PipeClient, PipeConnection, PipeName, PipeServe
 /// Tells a worker where its end of the channel is.
 const VARIABLE: &str = "ASYNCIPC_CHANNEL";
 
+/// What it begins with where it tells of no channel. A command has it between two workers, with what
+/// the next one needs to know of the last.
+const NO_CHANNEL: &str = "none:";
+
 /// What both ends of a channel can be told.
 #[derive(Clone, Copy, Debug)]
 struct Options {
@@ -112,8 +116,12 @@ impl WorkerBuilder<'_> {
     /// Starts the child, and gives it its end.
     ///
     /// Everything else about the child is as the command says: its standard streams, its
-    /// environment, `kill_on_drop`. Afterwards the command can be used again: for another worker,
-    /// or to start a process without a channel.
+    /// environment, `kill_on_drop`. Afterwards the command can be used again, any number of times:
+    /// for another worker, or to start a process without a channel. On Unix the variable
+    /// `ASYNCIPC_CHANNEL` stays in its environment, to say that there is none. A command that is moved
+    /// or whose environment is cleared between two workers grows by a few bytes each time. One that
+    /// has taken the place in memory and the environment of another, which still exists, is an error
+    /// at the first attempt.
     ///
     /// On Unix this returns as soon as the program runs. On Windows it returns when the worker has
     /// connected. There the worker must be the child itself, and not a process which that starts: a
@@ -150,18 +158,25 @@ impl WorkerBuilder<'_> {
             action: format!("cannot start {program:?}"),
             source,
         };
-        let (parent_end, child_end) = sys::channel().map_err(failed)?;
+        let (parent_end, mut child_end) = sys::channel().map_err(failed)?;
         let name = parent_end.name().clone();
         need_runtime("cannot start a worker on", &name)?;
 
-        child_end.give_to(command);
+        let given = child_end.give_to(command, given_before(command));
         command.env(VARIABLE, child_end.address());
         let spawned = command.spawn();
+        let was_given = child_end.was_given();
         // Neither this one nor the one that this process was started with is for the next child.
-        command.env_remove(VARIABLE);
+        match given {
+            Some(number) if spawned.is_err() || was_given.is_ok() => {
+                command.env(VARIABLE, format!("{NO_CHANNEL}{number}"))
+            }
+            _ => command.env_remove(VARIABLE),
+        };
         // Only the child has it now, so its end is the channel's end.
         drop(child_end);
         let mut child = Unclaimed(Some(spawned.map_err(failed)?));
+        was_given.map_err(failed)?;
 
         let started = Instant::now();
         let deadline = started.checked_add(options.timeout);
@@ -180,6 +195,13 @@ impl WorkerBuilder<'_> {
             }),
         }
     }
+}
+
+/// What the last worker of a command has left in its environment.
+fn given_before(command: &Command) -> Option<u64> {
+    let mut variables = command.as_std().get_envs();
+    let (_, value) = variables.find(|(key, _)| *key == VARIABLE)?;
+    value?.to_str()?.strip_prefix(NO_CHANNEL)?.parse().ok()
 }
 
 /// A child that is killed unless somebody claims it. The runtime sees to it that it leaves nothing
@@ -290,7 +312,9 @@ impl FromParent {
     async fn take(self) -> Result<PipeConnection, Error> {
         let no_channel = |reason| Error::NoChannel { reason };
         let address = std::env::var(VARIABLE)
-            .map_err(|_| no_channel("this process was not started with one".into()))?;
+            .ok()
+            .filter(|it| !it.starts_with(NO_CHANNEL))
+            .ok_or_else(|| no_channel("this process was not started with one".into()))?;
         let taking = Taking::begin().map_err(no_channel)?;
         let end = Inherited::find(&address).map_err(no_channel)?;
         let name = end.name().clone();

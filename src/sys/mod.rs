@@ -10,7 +10,8 @@
 //! - `Messages` with `poll_recv`, `start_send`, `poll_flush` and `is_idle`
 //! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
 //! - `current_user`
-//! - worker processes: `channel`, whose ends have `name`, `connected`, `address` and `give_to`, and
+//! - worker processes: `channel`, whose ends have `name`, `connected`, `address`, `give_to` and
+//!   `was_given`, and
 //!   `Inherited` with `find` and `open`
 
 use bytes::BytesMut;

@@ -3,14 +3,15 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 
 use socket2::{Domain, Socket, Type};
 use tokio::process::{Child, Command};
 
 use super::folder::current_user;
 use super::stream::Stream;
+use crate::sync::lock;
 use crate::{Error, Peer, PipeName};
 
 /// No descriptor.
@@ -28,10 +29,24 @@ pub(crate) struct ParentEnd {
 pub(crate) struct ChildEnd {
     socket: OwnedFd,
     inode: libc::ino_t,
-    /// What is to stay open in the next child of the command, which cannot forget a closure: this
-    /// one finds [`NONE`] when the end has been given.
-    to_keep: Arc<AtomicI32>,
+    /// Of the command that it is given to.
+    keeper: Option<Arc<Keeper>>,
 }
+
+/// What runs in each child of a command, between fork and exec. A command cannot forget it, so one
+/// has to do for all workers that the command will start.
+#[derive(Debug)]
+struct Keeper {
+    /// How it is found again: the command's environment has the number between two workers.
+    id: u64,
+    /// Where the command was when it got this. Somebody may copy its environment to another one.
+    command: usize,
+    /// What is to stay open in the next child, or [`NONE`].
+    fd: AtomicI32,
+}
+
+/// Those whose command still exists.
+static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 
 /// The end that this process has inherited.
 #[derive(Debug)]
@@ -44,7 +59,6 @@ pub(crate) struct Inherited {
 pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
     let (parent, child) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
     parent.set_nonblocking(true)?;
-    child.set_nonblocking(true)?;
     let child = above_stdio(child.into())?;
     let inode = socket_inode(child.as_raw_fd())?;
     let parent = ParentEnd {
@@ -52,9 +66,9 @@ pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
         name: name(inode),
     };
     let child = ChildEnd {
-        to_keep: Arc::new(AtomicI32::new(child.as_raw_fd())),
         socket: child,
         inode,
+        keeper: None,
     };
     Ok((parent, child))
 }
@@ -85,23 +99,72 @@ impl ChildEnd {
         format!("{}:{}", self.socket.as_raw_fd(), self.inode)
     }
 
-    /// Lets the command's children have the end, as long as it is not dropped.
-    pub(crate) fn give_to(&self, command: &mut Command) {
-        let to_keep = self.to_keep.clone();
-        let keep = move || match to_keep.load(Relaxed) {
-            NONE => Ok(()),
-            fd => keep_at_exec(fd),
+    /// Lets the command's children have the end, as long as it is not dropped. Gives a number, to be
+    /// passed as `before` when the next end is given to the same command.
+    pub(crate) fn give_to(&mut self, command: &mut Command, before: Option<u64>) -> Option<u64> {
+        let fd = self.socket.as_raw_fd();
+        let found = before.and_then(|id| Keeper::find(id, command));
+        let keeper = match found {
+            Some(it) if it.fd.compare_exchange(NONE, fd, Relaxed, Relaxed).is_ok() => it,
+            _ => Keeper::add_to(command, fd),
         };
-        // SAFETY: between fork and exec, this reads an atomic and calls fcntl, which a signal
-        // handler may do; an error of the system is made without allocating.
-        unsafe { command.pre_exec(keep) };
+        let id = keeper.id;
+        self.keeper = Some(keeper);
+        Some(id)
+    }
+
+    /// Whether the child that was started has got the end.
+    pub(crate) fn was_given(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open.
+        match unsafe { libc::fcntl(self.socket.as_raw_fd(), libc::F_GETFL) } {
+            -1 => Err(io::Error::last_os_error()),
+            // The child has set it, for all who have the socket.
+            flags if flags & libc::O_NONBLOCK != 0 => Ok(()),
+            _ => Err(io::Error::other(
+                "its environment is that of another command, whose channel it would have got",
+            )),
+        }
     }
 }
 
 impl Drop for ChildEnd {
     /// Before the descriptor's number can become another file's.
     fn drop(&mut self) {
-        self.to_keep.store(NONE, Relaxed);
+        if let Some(keeper) = &self.keeper {
+            keeper.fd.store(NONE, Relaxed);
+        }
+    }
+}
+
+impl Keeper {
+    /// The one that the command has, if it does.
+    fn find(id: u64, command: &Command) -> Option<Arc<Self>> {
+        let command = (&raw const *command).addr();
+        lock(&KEEPERS)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|it| it.id == id && it.command == command)
+    }
+
+    fn add_to(command: &mut Command, fd: RawFd) -> Arc<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let keeper = Arc::new(Keeper {
+            id: NEXT_ID.fetch_add(1, Relaxed),
+            command: (&raw const *command).addr(),
+            fd: AtomicI32::new(fd),
+        });
+        let in_child = keeper.clone();
+        let keep = move || match in_child.fd.load(Relaxed) {
+            NONE => Ok(()),
+            fd => keep_at_exec(fd),
+        };
+        // SAFETY: between fork and exec, this reads an atomic and calls fcntl, which a signal
+        // handler may do; an error of the system is made without allocating.
+        unsafe { command.pre_exec(keep) };
+        let mut keepers = lock(&KEEPERS);
+        keepers.retain(|it| it.strong_count() > 0);
+        keepers.push(Arc::downgrade(&keeper));
+        keeper
     }
 }
 
@@ -158,12 +221,16 @@ fn above_stdio(socket: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Lets a descriptor outlive the next `exec`.
+/// Lets a descriptor outlive the next `exec`, and marks it as given.
 fn keep_at_exec(fd: RawFd) -> io::Result<()> {
     // SAFETY: takes numbers; a descriptor that is not open is an error.
-    match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+    let done = unsafe {
+        libc::fcntl(fd, libc::F_SETFD, 0) != -1
+            && libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) != -1
+    };
+    match done {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
     }
 }
 

@@ -119,7 +119,14 @@ impl ChildEnd {
     }
 
     /// Nothing is inherited: the child connects.
-    pub(crate) fn give_to(&self, _: &mut Command) {}
+    pub(crate) fn give_to(&mut self, _: &mut Command, _: Option<u64>) -> Option<u64> {
+        None
+    }
+
+    /// It has the address, and nothing else is needed.
+    pub(crate) fn was_given(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Inherited {
