@@ -7,8 +7,10 @@
 //! further ones for reading only, until a write has to wait.
 
 use std::io::{self, IoSlice};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
+use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
@@ -80,31 +82,57 @@ fn watch<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
 
 /// A socket that listens.
 #[derive(Debug)]
-pub(super) struct Listening(AsyncFd<Socket>);
+pub(super) struct Listening {
+    io: ManuallyDrop<AsyncFd<Socket>>,
+    /// The process that watches it.
+    owner: u32,
+}
 
 impl Listening {
     /// # Panics
     ///
     /// Outside of a Tokio runtime.
     pub(super) fn new(socket: Socket) -> io::Result<Self> {
-        watch(socket, Interest::READABLE).map(Listening)
+        Ok(Listening {
+            io: ManuallyDrop::new(watch(socket, Interest::READABLE)?),
+            owner: process::id(),
+        })
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
-        poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
+        poll_try(&self.io, Interest::READABLE, cx, || {
+            accept(self.io.get_ref())
+        })
     }
 
     /// From now on, those who connect are refused; where the system cannot do that, when this is
     /// dropped.
     #[cfg(feature = "endpoint")]
     pub(super) fn refuse(&self) {
-        let _ = self.0.get_ref().shutdown(std::net::Shutdown::Read);
+        if self.owner == process::id() {
+            let _ = self.io.get_ref().shutdown(std::net::Shutdown::Read);
+        }
     }
 
     /// Accepts who is there, whatever the reactor knows of it.
     #[cfg(feature = "endpoint")]
     pub(super) fn accept_now(&self) -> io::Result<Socket> {
-        accept(self.0.get_ref())
+        accept(self.io.get_ref())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if self.owner == process::id() {
+            // SAFETY: it is not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.io) };
+        } else {
+            // In a process that was forked: the reactor is shared with the owner, and would not
+            // watch the socket for it any more (epoll_ctl(2)). So only the copy of the descriptor
+            // goes, or the socket would outlive its server.
+            // SAFETY: nothing uses the descriptor afterwards, since its owner is never dropped.
+            unsafe { libc::close(self.io.get_ref().as_raw_fd()) };
+        }
     }
 }
 
