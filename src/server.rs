@@ -503,20 +503,23 @@ impl ServerBuilder {
     /// Listens, and speaks messages. Clients can connect as soon as this returns.
     ///
     /// On Unix the socket's file is made with mode 0600 before anyone can connect. The file of a
-    /// server that has died is replaced: under a lock on the folder, which servers of this crate
-    /// hold for a moment, and only when nobody answers on it. To a running server, the question
-    /// is a client that leaves at once.
+    /// server that has died is replaced: only when nobody answers on it, and under a lock for this
+    /// path, which servers of this crate hold for a moment and never wait for. To a running server,
+    /// the question is a client that leaves at once. The lock is a file that nobody else can open,
+    /// removed at once: beside the socket, or in the folder of logical names where others could
+    /// remove it.
+    ///
+    /// A process that was forked from the server's may drop its copy of it: the file stays.
     ///
     /// # Errors
     ///
     /// - [`Error::InvalidName`], [`Error::InvalidOption`]
-    /// - [`Error::AddressInUse`]: another server listens there, or something that is not a socket
-    ///   is in its place
+    /// - [`Error::AddressInUse`]: another server listens there, or is just being bound, or something
+    ///   that is not a socket is in its place
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
     ///   user's
-    /// - [`Error::TimedOut`]: a dead server's file is in the way, and another process holds the
-    ///   lock on its folder for half a second, for which this blocks the thread
-    /// - [`Error::Io`], also outside of a Tokio runtime
+    /// - [`Error::Io`]: also outside of a Tokio runtime, and when a dead server's file is in the way
+    ///   and there can be no lock
     ///
     /// # Panics
     ///

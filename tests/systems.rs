@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use asyncipc::unix::ServerBuilderExt;
@@ -401,4 +402,137 @@ async fn an_endpoint_that_ends_answers_until_its_file_is_gone() {
     within(endpoint.run()).await;
     assert!(!path.exists());
     assert_eq!(*answers.lock().unwrap(), [true]);
+}
+
+/// Who gets in before a server listens, and holds what it holds, holds it up for good.
+#[tokio::test]
+async fn the_lock_for_binding_is_a_file_that_only_the_user_can_open_and_is_gone_afterwards() {
+    let test = "the_lock_for_binding_is_a_file_that_only_the_user_can_open_and_is_gone_afterwards";
+    let Some(role) = role() else {
+        for mask in ["0", "777"] {
+            run_as(mask, &mut itself(test));
+        }
+        return;
+    };
+    let (folder, path) = place();
+    umask(libc::mode_t::from_str_radix(&role, 8).unwrap());
+    let answers = before_each(&[libc::SYS_bind], {
+        let path = path.clone();
+        move |_| {
+            let files: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+            let [Ok(lock)] = &files[..] else { return false };
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let _entered = runtime.enter();
+            let other = PipeServer::bind(&path);
+            mode(lock.path()) == 0o600 && matches!(other, Err(Error::AddressInUse { .. }))
+        }
+    });
+    let mut server = PipeServer::bind(&path).unwrap();
+    assert_eq!(*answers.lock().unwrap(), [true]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    meet(&mut server).await;
+}
+
+#[tokio::test]
+async fn where_a_filter_refuses_locks_a_free_path_is_bound_and_a_dead_servers_socket_stays() {
+    let test = "where_a_filter_refuses_locks_a_free_path_is_bound_and_a_dead_servers_socket_stays";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    let (folder, path) = place();
+    refuse(&[libc::SYS_flock], role.parse().unwrap());
+    let mut server = PipeServer::bind(&path).unwrap();
+    meet(&mut server).await;
+    drop(server);
+    drop(UnixListener::bind(&path).unwrap());
+    let error = PipeServer::bind(&path).unwrap_err();
+    assert!(error.to_string().contains("without a lock"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+/// Forks; what the child does is done when this returns, unless it goes on for ever.
+fn in_a_fork(what: impl FnOnce()) {
+    // SAFETY: the child does not return from here. It allocates, which glibc lets it, and it uses
+    // what other threads do not.
+    match unsafe { libc::fork() } {
+        -1 => panic!("{}", std::io::Error::last_os_error()),
+        0 => {
+            what();
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: writes one integer.
+            assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+            assert_eq!(status, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forked_child_that_drops_its_copy_of_a_server_leaves_the_file_alone() {
+    let test = "a_forked_child_that_drops_its_copy_of_a_server_leaves_the_file_alone";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let (_folder, path) = place();
+    let mut server = Some(PipeServer::bind(&path).unwrap());
+    in_a_fork(|| drop(server.take()));
+    assert!(path.exists());
+    meet(server.as_mut().unwrap()).await;
+    drop(server);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up() {
+    let test = "children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let (_folder, path) = place();
+    let runtime = tokio::runtime::Handle::current();
+    let stop = AtomicBool::new(false);
+    let mut children = vec![];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _entered = runtime.enter();
+            // A child that has a copy of a listening socket keeps it alive, so either may fail.
+            while !stop.load(Relaxed) {
+                let _ = fs::remove_file(&path);
+                drop(UnixListener::bind(&path));
+                drop(PipeServer::bind(&path));
+            }
+            let _ = fs::remove_file(&path);
+        });
+        for _ in 0..200 {
+            // SAFETY: the child only waits to be ended, at the latest with this thread.
+            match unsafe { libc::fork() } {
+                0 => loop {
+                    // SAFETY: both take numbers, or nothing.
+                    unsafe {
+                        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                        libc::pause();
+                    }
+                },
+                child => children.push(child),
+            }
+        }
+        stop.store(true, Relaxed);
+    });
+    drop(UnixListener::bind(&path).unwrap());
+    let bound = PipeServer::bind(&path);
+    for child in children {
+        assert!(child > 0);
+        // SAFETY: takes numbers; it is a child of ours that nobody has waited for.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+    }
+    meet(&mut bound.unwrap()).await;
 }

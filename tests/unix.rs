@@ -630,17 +630,90 @@ async fn a_mode_for_others_is_refused_for_a_logical_name() {
 }
 
 #[tokio::test]
-async fn a_lock_that_somebody_else_holds_keeps_nobody_from_a_path_that_is_free() {
+async fn whoever_locks_the_folder_keeps_nobody_from_a_path_in_it() {
     let (folder, path) = place();
     let held = fs::File::open(folder.path()).unwrap();
     held.lock().unwrap();
     meet(&mut PipeServer::bind(&path).unwrap()).await;
 
     leave_stale(&path);
-    let error = PipeServer::bind(&path).unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-    drop(held);
     meet(&mut PipeServer::bind(&path).unwrap()).await;
+}
+
+/// Where a server takes its lock, beside the socket.
+fn lock_file(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    path.with_file_name(format!(".{name}.asyncipc-lock"))
+}
+
+#[tokio::test]
+async fn while_a_server_is_being_bound_another_one_is_told_at_once() {
+    let (folder, path) = place();
+    for stale in [false, true] {
+        if stale {
+            leave_stale(&path);
+        }
+        let held = fs::File::create(lock_file(&path)).unwrap();
+        held.lock().unwrap();
+        in_use(&path);
+        // Who has died has let go of it.
+        drop(held);
+        meet(&mut PipeServer::bind(&path).unwrap()).await;
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn without_a_place_for_a_lock_a_path_is_bound_only_when_it_is_free() {
+    let test = "without_a_place_for_a_lock_a_path_is_bound_only_when_it_is_free";
+    let Some(role) = role() else {
+        let (folder, path) = place();
+        return again_below(test, &folder.path().join("missing"), Some(&path));
+    };
+    let missing = Path::new(&role);
+    let path = missing.with_file_name("it.sock");
+    // Something else has the lock's name.
+    DirBuilder::new().create(lock_file(&path)).unwrap();
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+
+    leave_stale(&path);
+    let error = PipeServer::bind(&path).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    let text = error.to_string();
+    for part in [path.to_str().unwrap(), "dead server", "lock", &role] {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+    assert!(path.exists());
+    // A place for it is all that it takes.
+    DirBuilder::new().create(missing).unwrap();
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+}
+
+#[tokio::test]
+async fn where_others_may_remove_files_the_lock_is_in_the_private_folder() {
+    let test = "where_others_may_remove_files_the_lock_is_in_the_private_folder";
+    let Some(role) = role() else {
+        let folder = tempfile::tempdir().unwrap();
+        return again_below(test, folder.path(), None);
+    };
+    let shared = Path::new(&role).join("shared");
+    DirBuilder::new().create(&shared).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+    let path = shared.join("it.sock");
+    leave_stale(&path);
+    // A stranger's lock is beside it.
+    let held = fs::File::create(lock_file(&path)).unwrap();
+    held.lock().unwrap();
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+    let private = Path::new(&role).join(format!("asyncipc-{}", user()));
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
+
+    // In a folder where each can remove only what is his, a stranger may at most be in the way.
+    fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
+    in_use(&path);
+    if give_away(&lock_file(&path)) {
+        meet(&mut PipeServer::bind(&path).unwrap()).await;
+    }
 }
 
 #[tokio::test]

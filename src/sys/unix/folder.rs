@@ -39,14 +39,23 @@ pub(super) fn path() -> PathBuf {
 /// Makes the folder if need be, and sees to it that nobody else can enter it.
 pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(about("cannot make the folder", folder, e));
+        }
         _ => {}
     }
     let opened = open_own(folder)?;
     if opened.metadata()?.mode() & 0o077 != 0 {
-        opened.set_permissions(Permissions::from_mode(0o700))?;
+        let closed = opened.set_permissions(Permissions::from_mode(0o700));
+        closed.map_err(|e| about("cannot close to others the folder", folder, e))?;
     }
     Ok(())
+}
+
+/// The error of the system, of the same kind, with what was done to which folder.
+fn about(what: &str, folder: &Path, error: io::Error) -> io::Error {
+    let text = format!("{what} {}: {error}", folder.display());
+    io::Error::new(error.kind(), text)
 }
 
 /// Looks whether only the user can have put something into the folder, without changing it.
@@ -80,7 +89,7 @@ fn open_own(folder: &Path) -> io::Result<File> {
                 io::ErrorKind::PermissionDenied,
                 format!("{} is a link, or no folder", folder.display()),
             ),
-            _ => e,
+            _ => about("cannot open the folder", folder, e),
         })?;
     let owner = opened.metadata()?.uid();
     if owner != uid() {

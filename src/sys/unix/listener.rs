@@ -1,12 +1,12 @@
 //! A listening socket: private before anyone can connect, and the only one on its path.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use socket2::SockAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,15 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::socket::{self, Listening};
 use super::stream::Stream;
-use super::{folder, mode};
+use super::{folder, lock, mode};
 use crate::sys::{Limits, Unavailable};
 use crate::{Access, Error, PipeName};
 
 /// The backlog unless another is set; the system may cap it (`net.core.somaxconn`).
 const BACKLOG: u32 = 1024;
-
-/// How long another process may hold the lock on the folder, which it does for a few calls.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListenOptions {
@@ -76,18 +73,31 @@ impl Listener {
             Access::Group => 0o660,
             Access::Everyone => 0o666,
         });
-        // Between binding and listening, a socket does not answer, as if its server had died: only
-        // one server at a time may be in between.
-        let lock = lock(parent, name)?;
-        remove_stale(name, lock.is_some())?;
+        if let Err(source) = fs::metadata(parent)
+            && source.kind() == io::ErrorKind::NotFound
+        {
+            let action = format!("cannot listen on {name}: its folder does not exist");
+            return Err(Error::Io { action, source });
+        }
+        let lock = match lock::take(path) {
+            // It is about to listen, or finds that somebody does.
+            Ok(None) => return Err(in_use(name, "another server is just being bound there")),
+            taken => taken,
+        };
+        remove_stale(name, lock.as_ref().err())?;
 
         let socket = socket::new().map_err(failed)?;
         let address = SockAddr::unix(path).map_err(failed)?;
         mode::at_birth(&socket, mode);
-        socket.bind(&address).map_err(failed)?;
+        socket.bind(&address).map_err(|e| match e.kind() {
+            // It takes no lock, or has none: this one was not alone with the path.
+            io::ErrorKind::AddrInUse => in_use(name, "another server was faster"),
+            _ => failed(e),
+        })?;
         let found = fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile {
             name: name.clone(),
+            owner: process::id(),
             identity: mode::identity(&found),
         };
         // Before `listen`, connecting is refused: nobody gets in under another mode.
@@ -147,14 +157,21 @@ impl Listener {
 }
 
 /// The file of a socket that we have bound, removed at the end if it is still that one.
+///
+/// Nobody else's file gets its inode while the socket is there, which keeps it.
 #[derive(Debug)]
 struct SocketFile {
     name: PipeName,
+    /// The process that has bound it. In one that was forked from it, a copy of this says nothing.
+    owner: u32,
     identity: (u64, u64),
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.owner != process::id() {
+            return;
+        }
         let path = self.name.as_path();
         if fs::symlink_metadata(path).is_ok_and(|it| mode::identity(&it) == self.identity)
             && let Err(error) = fs::remove_file(path)
@@ -164,41 +181,20 @@ impl Drop for SocketFile {
     }
 }
 
-/// Takes the lock that every server of this crate takes while it binds: on the folder itself, so
-/// that no lock file is left behind. Held for a few system calls only, hence the short patience.
-///
-/// `None` when it cannot be had: others may not let us, or hold it for themselves.
-fn lock(folder: &Path, name: &PipeName) -> Result<Option<File>, Error> {
-    let file = match File::open(folder) {
-        Ok(file) => file,
-        Err(source) if source.kind() == io::ErrorKind::NotFound => {
-            let action = format!("cannot listen on {name}: its folder does not exist");
-            return Err(Error::Io { action, source });
-        }
-        Err(_) => return Ok(None),
-    };
-    let started = Instant::now();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => {
-                tracing::warn!(pipe = %name, %error, "listening without the lock on the folder");
-                return Ok(None);
-            }
-        }
+fn in_use(name: &PipeName, reason: &'static str) -> Error {
+    Error::AddressInUse {
+        pipe: name.clone(),
+        reason,
     }
 }
 
 /// Clears the way when what is in it is the socket of a server that has died.
-fn remove_stale(name: &PipeName, locked: bool) -> Result<(), Error> {
+///
+/// Not without the lock: of two servers that find it dead, the second would remove the file of the
+/// first, which would then be alive and found by nobody.
+fn remove_stale(name: &PipeName, no_lock: Option<&io::Error>) -> Result<(), Error> {
     let path = name.as_path();
-    let in_use = |reason| Error::AddressInUse {
-        pipe: name.clone(),
-        reason,
-    };
+    let in_use = |reason| in_use(name, reason);
     let look = || match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::from_io("cannot look at", name, e)),
@@ -223,12 +219,13 @@ fn remove_stale(name: &PipeName, locked: bool) -> Result<(), Error> {
         }
         Err(e) => return Err(Error::from_io("cannot ask who listens on", name, e)),
     }
-    if !locked {
-        return Err(Error::TimedOut {
-            pipe: name.clone(),
-            action: "listening on",
-            waited: LOCK_PATIENCE,
-            reason: "a dead server's socket is there, and the lock on its folder cannot be had",
+    if let Some(error) = no_lock {
+        return Err(Error::Io {
+            action: format!(
+                "cannot replace the socket of a dead server at {name} without a lock; remove it if \
+                 no server is being started there"
+            ),
+            source: io::Error::new(error.kind(), error.to_string()),
         });
     }
     // Servers of other programs take no lock.

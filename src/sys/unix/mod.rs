@@ -13,6 +13,7 @@
 //! | `accept4` | filters | `accept` and `fcntl`; outside of Linux always |
 //! | `SO_PEERCRED`, `getpeereid` | filters | the peer is unknown, and verified by nobody |
 //! | `SIOCOUTQ` | filters; outside of Linux | closing does not wait for the peer, which is logged once |
+//! | `flock` | filters, some network file systems | a free path is bound without it; a dead server's file stays, with an error |
 //! | `sysconf(_SC_NPROCESSORS_ONLN)` | without /proc and /sys, maybe | connections are watched for reading only |
 //!
 //! `SOCK_CLOEXEC`, `SOCK_NONBLOCK` and `F_DUPFD_CLOEXEC` are older than any Linux that Rust runs on.
@@ -20,6 +21,7 @@
 pub(super) mod ext;
 mod folder;
 mod listener;
+mod lock;
 mod messages;
 mod mode;
 mod name;

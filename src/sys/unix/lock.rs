@@ -1,0 +1,147 @@
+//! One server at a time binds a path.
+//!
+//! Between binding and listening a socket does not answer, as if its server had died. So servers of
+//! this crate take a lock for the path first, and let go of it once they listen: it is held for a few
+//! system calls, and nobody waits for it. It is on a file that only the user can open, or others could
+//! hold it for ever.
+
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{folder, mode};
+
+/// How often the file may be removed by whoever had the lock, between our opening and locking it.
+const TRIES: u32 = 16;
+
+/// The lock for a path, ours until this is dropped. The file goes with it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+/// Takes the lock for the path of a socket; `None` when somebody has it. An error says why there can
+/// be no lock here.
+pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
+    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let found = fs::metadata(folder)?;
+    // Beside the socket, all servers of the user find it, whatever their environment is.
+    if folder::keeps_what_is_ours(&found) {
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(".asyncipc-lock");
+        match take_at(folder.join(hidden)) {
+            // It might do a moment later, for another server.
+            Err(e) if is_passing(&e) => return Err(e),
+            // In a folder for all, somebody else's file may have that name.
+            Err(_) => {}
+            taken => return taken,
+        }
+    }
+    let private = folder::path();
+    folder::prepare(&private)?;
+    // By the folder's identity: it may be known by several paths.
+    let (device, inode) = mode::identity(&found);
+    let mut unique = OsString::from(format!("{device:x}-{inode:x}-"));
+    unique.push(name);
+    unique.push(".lock");
+    take_at(private.join(unique))
+}
+
+fn take_at(path: PathBuf) -> io::Result<Option<Lock>> {
+    for _ in 0..TRIES {
+        let Some(file) = open(&path)? else {
+            continue;
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                // Nobody can have the lock here.
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
+        }
+        let now = fs::symlink_metadata(&path);
+        if now.is_ok_and(|it| is_same(&it, &file)) {
+            return Ok(Some(Lock { file, path }));
+        }
+        // Whoever had the lock has removed the file: there is a new one, or will be.
+        file.unlock()?;
+    }
+    Ok(None)
+}
+
+/// Whether what is lacking may be there again at once.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+    )
+}
+
+/// Opens the lock file, or makes it: with a mode that lets nobody else open it. `None` when it has
+/// been removed meanwhile.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    let file = match opened {
+        Ok(file) => file,
+        // Under a umask of 0777, whoever made it has not come to the last lines yet, or never will.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return match fs::symlink_metadata(path) {
+                Ok(found) if is_ours(&found) && found.mode() & 0o600 != 0o600 => {
+                    mode::set(path, &found, 0o600).map(|()| None)
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                _ => Err(e),
+            };
+        }
+        Err(e) => return Err(e),
+    };
+    let found = file.metadata()?;
+    if !is_ours(&found) {
+        let why = format!("{} is not a file of this user's", path.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    if found.mode() & 0o777 != 0o600 {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(Some(file))
+}
+
+fn is_ours(found: &Metadata) -> bool {
+    found.is_file() && found.uid() == folder::uid()
+}
+
+fn is_same(found: &Metadata, file: &File) -> bool {
+    let opened = file.metadata();
+    opened.is_ok_and(|it| mode::identity(&it) == mode::identity(found))
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While the lock is held, it is nobody else's to remove.
+        if let Err(error) = fs::remove_file(&self.path) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot remove the lock file");
+        }
+        // Closing is not enough: a process that was forked meanwhile has the file open as well
+        // (flock(2)).
+        if let Err(error) = self.file.unlock() {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot unlock");
+        }
+    }
+}
