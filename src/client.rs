@@ -233,7 +233,10 @@ impl ClientBuilder {
                 return Err(Error::AccessDenied {
                     pipe: stream.name().clone(),
                     reason: match peer.user {
-                        Some(user) => format!("its server belongs to user {user}, not to you"),
+                        Some(user) => match sys::current_user() {
+                            Ok(_) => format!("its server belongs to user {user}, not to you"),
+                            Err(e) => format!("its server belongs to user {user}, and {e}"),
+                        },
                         None => "the system does not tell whose server it is".into(),
                     },
                 });

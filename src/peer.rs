@@ -13,7 +13,8 @@ pub struct Peer {
     pub session_id: Option<u32>,
     /// The user, where the system tells.
     ///
-    /// On Unix the one that the other end had when it connected, or began to listen. On Windows,
+    /// On Unix the one that the other end had when it connected, or began to listen; unknown when
+    /// it has no number in this process's user namespace (in a container, say). On Windows,
     /// for a server: the client's user as the pipe knows it once something was read from it, and
     /// before that the user of the client's process; for a client: the owner of the pipe.
     pub user: Option<UserId>,
@@ -21,7 +22,7 @@ pub struct Peer {
 
 impl Peer {
     /// Whether the other end belongs to the user that this process runs as. `false` when the
-    /// system does not tell.
+    /// system does not tell, of either of them.
     ///
     /// A server on Windows should ask after the first message: before that, the answer is about
     /// the client's process, which may have handed over its end.

@@ -7,7 +7,7 @@ mod common;
 use std::cell::{Cell, OnceCell};
 use std::fs::{self, Permissions};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -535,4 +535,98 @@ async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up(
         }
     }
     meet(&mut bound.unwrap()).await;
+}
+
+/// In a user namespace without a map nobody has a number: everybody is shown as the same one.
+const WITHOUT_USERS: &[&str] = &["--user"];
+
+#[tokio::test]
+async fn a_user_without_a_number_is_not_taken_for_another_one() {
+    let test = "a_user_without_a_number_is_not_taken_for_another_one";
+    if role().is_none() {
+        in_namespace(WITHOUT_USERS, "", test, "nobody");
+        return;
+    }
+    let (_folder, path) = place();
+    let mut server = PipeServer::bind(&path).unwrap();
+    let client = within(PipeClient::connect(&path)).await.unwrap();
+    let accepted = within(server.accept()).await.unwrap();
+    for peer in [client.peer().unwrap(), accepted.peer().unwrap()] {
+        assert_eq!(peer.user, None);
+        assert!(!peer.is_same_user());
+        assert_eq!(peer.process_id, Some(std::process::id()));
+    }
+    let verifying = PipeClient::builder(&path).verify_server(true);
+    let error = within(verifying.connect()).await.unwrap_err();
+    assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
+    assert!(error.to_string().contains("does not tell"), "{error}");
+}
+
+#[tokio::test]
+async fn a_folder_of_a_user_without_a_number_is_his_who_can_change_its_mode() {
+    let test = "a_folder_of_a_user_without_a_number_is_his_who_can_change_its_mode";
+    let Some(role) = role() else {
+        let temporary = tempfile::tempdir().unwrap();
+        let inside = temporary.path().join("asyncipc-65534");
+        for whose in ["mine", "another's"] {
+            if whose == "another's" {
+                fs::create_dir(&inside).unwrap();
+                fs::set_permissions(&inside, Permissions::from_mode(0o777)).unwrap();
+                drop(UnixListener::bind(inside.join("it.sock")).unwrap());
+                if chown(&inside, Some(12345), None).is_err() {
+                    return skipped("only root can give a folder away");
+                }
+            }
+            // Its runtime folder as well.
+            let runtime = temporary.path().join("runtime");
+            let _ = fs::create_dir(&runtime);
+            let _ = chown(&runtime, Some(12345), None);
+            let prepare = format!(
+                "TMPDIR='{0}' XDG_RUNTIME_DIR='{0}/runtime'; export TMPDIR XDG_RUNTIME_DIR;",
+                temporary.path().display()
+            );
+            let ran = in_namespace(WITHOUT_USERS, &prepare, test, whose);
+            if !ran {
+                return;
+            }
+            if whose == "mine" {
+                assert_eq!(mode(&inside), 0o700);
+                fs::remove_dir_all(&inside).unwrap();
+            }
+        }
+        return;
+    };
+    if role == "mine" {
+        let mut server = PipeServer::bind("it").unwrap();
+        let path = server.name().as_path().to_path_buf();
+        meet(&mut server).await;
+        drop(server);
+        assert!(path.parent().unwrap().exists() && !path.exists());
+        return;
+    }
+    for error in [
+        PipeServer::bind("it").unwrap_err(),
+        PipeClient::connect("it").await.unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
+        assert!(error.to_string().contains("asyncipc-65534"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn where_everybody_has_a_number_nobody_is_a_user_like_others() {
+    let test = "where_everybody_has_a_number_nobody_is_a_user_like_others";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    // SAFETY: takes a number.
+    if unsafe { libc::setuid(65534) } != 0 {
+        return skipped("only root can be somebody else");
+    }
+    let (_folder, path) = place();
+    let mut server = PipeServer::bind(&path).unwrap();
+    let verifying = PipeClient::builder(&path).verify_server(true);
+    let _client = within(verifying.connect()).await.unwrap();
+    let accepted = within(server.accept()).await.unwrap();
+    assert_eq!(accepted.peer().unwrap().user.unwrap().as_str(), "65534");
 }

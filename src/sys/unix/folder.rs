@@ -5,18 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::UserId;
-
-/// The effective user.
-pub(super) fn uid() -> u32 {
-    // SAFETY: geteuid has no preconditions and cannot fail.
-    unsafe { libc::geteuid() }
-}
-
-/// The user that this process runs as.
-pub(crate) fn current_user() -> io::Result<UserId> {
-    Ok(UserId::new(uid().to_string()))
-}
+use super::user::{self, uid};
 
 /// The folder's path: below `$XDG_RUNTIME_DIR` when that is the user's own, else below the
 /// temporary folder, with the user in its name.
@@ -25,7 +14,7 @@ pub(crate) fn current_user() -> io::Result<UserId> {
 pub(super) fn path() -> PathBuf {
     if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
         && runtime.is_absolute()
-        && fs::metadata(&runtime).is_ok_and(|it| it.is_dir() && it.uid() == uid())
+        && is_own_folder(&runtime)
     {
         return runtime.join("asyncipc");
     }
@@ -34,6 +23,16 @@ pub(super) fn path() -> PathBuf {
     temporary
         .unwrap_or("/tmp".into())
         .join(format!("asyncipc-{}", uid()))
+}
+
+/// Whether it is a folder, and the user's. A look is enough for most.
+fn is_own_folder(folder: &Path) -> bool {
+    let is_owned = || open(folder, 0).and_then(|it| user::owns(&it));
+    fs::metadata(folder).is_ok_and(|found| {
+        found.is_dir()
+            && found.uid() == uid()
+            && (user::is_own(&found) || is_owned().is_ok_and(|owned| owned))
+    })
 }
 
 /// Makes the folder if need be, and sees to it that nobody else can enter it.
@@ -73,26 +72,22 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
 /// or it is one that lets each remove only what is theirs (S_ISVTX, inode(7)).
 pub(super) fn keeps_what_is_ours(folder: &Metadata) -> bool {
     let (owner, mode) = (folder.uid(), folder.mode());
-    (owner == uid() || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)
+    (user::is_own(folder) || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)
 }
 
 /// Opens the folder, refusing one that somebody else could have put there: whoever owns the
 /// folder decides who answers in it.
 fn open_own(folder: &Path) -> io::Result<File> {
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-        .open(folder)
-        .map_err(|e| match e.raw_os_error() {
-            // What O_DIRECTORY and O_NOFOLLOW say.
-            Some(libc::ENOTDIR | libc::ELOOP) => io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!("{} is a link, or no folder", folder.display()),
-            ),
-            _ => about("cannot open the folder", folder, e),
-        })?;
-    let owner = opened.metadata()?.uid();
-    if owner != uid() {
+    let opened = open(folder, libc::O_NOFOLLOW).map_err(|e| match e.raw_os_error() {
+        // What O_DIRECTORY and O_NOFOLLOW say.
+        Some(libc::ENOTDIR | libc::ELOOP) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} is a link, or no folder", folder.display()),
+        ),
+        _ => about("cannot open the folder", folder, e),
+    })?;
+    if !user::owns(&opened).map_err(|e| about("cannot tell the owner of", folder, e))? {
+        let owner = opened.metadata()?.uid();
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!(
@@ -102,4 +97,11 @@ fn open_own(folder: &Path) -> io::Result<File> {
         ));
     }
     Ok(opened)
+}
+
+fn open(folder: &Path, flags: libc::c_int) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | flags)
+        .open(folder)
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{folder, mode};
+use super::{folder, mode, user};
 
 /// How often the file may be removed by whoever had the lock, between our opening and locking it.
 const TRIES: u32 = 16;
@@ -122,7 +122,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
 }
 
 fn is_ours(found: &Metadata) -> bool {
-    found.is_file() && found.uid() == folder::uid()
+    found.is_file() && found.uid() == user::uid()
 }
 
 fn is_same(found: &Metadata, file: &File) -> bool {

@@ -12,6 +12,7 @@
 //! | `O_PATH` | outside of Linux | `fchmodat`, which is a system call there |
 //! | `accept4` | filters | `accept` and `fcntl`; outside of Linux always |
 //! | `SO_PEERCRED`, `getpeereid` | filters | the peer is unknown, and verified by nobody |
+//! | /proc/self/uid_map | chroots, user namespaces | a user whose number may be that of the unknown is unknown |
 //! | `SIOCOUTQ` | filters; outside of Linux | closing does not wait for the peer, which is logged once |
 //! | `flock` | filters, some network file systems | a free path is bound without it; a dead server's file stays, with an error |
 //! | `sysconf(_SC_NPROCESSORS_ONLN)` | without /proc and /sys, maybe | connections are watched for reading only |
@@ -28,13 +29,14 @@ mod name;
 mod peer;
 mod socket;
 mod stream;
+mod user;
 #[cfg(feature = "worker")]
 mod worker;
 
-pub(crate) use folder::current_user;
 pub(crate) use listener::{ListenOptions, Listener};
 pub(crate) use messages::Messages;
 pub(crate) use name::{check_length, full_path, resolve};
 pub(crate) use stream::{ConnectOptions, Stream, is_mode_mismatch, unavailable, wait_until_free};
+pub(crate) use user::current_user;
 #[cfg(feature = "worker")]
 pub(crate) use worker::{Inherited, channel};

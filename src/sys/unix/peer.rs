@@ -3,7 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use crate::{Peer, UserId};
+use super::user;
+use crate::Peer;
 
 /// The process that connected or listened, and its user, as they were then (SO_PEERCRED, unix(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -78,6 +79,6 @@ fn peer(process: Option<libc::pid_t>, user: Option<libc::uid_t>) -> Peer {
             .and_then(|it| it.try_into().ok())
             .filter(|it| *it != 0),
         session_id: None,
-        user: user.map(|it| UserId::new(it.to_string())),
+        user: user.and_then(user::named),
     }
 }

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, Weak};
 use socket2::{Domain, Socket, Type};
 use tokio::process::{Child, Command};
 
-use super::folder::current_user;
 use super::stream::Stream;
+use super::user::current_user;
 use crate::sync::lock;
 use crate::{Error, Peer, PipeName};
 

@@ -1,0 +1,116 @@
+//! Which user this process is, and what a user's number says.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use crate::UserId;
+
+/// The effective user.
+pub(super) fn uid() -> u32 {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// The user that this process runs as.
+pub(crate) fn current_user() -> io::Result<UserId> {
+    named(uid()).ok_or_else(|| {
+        let why = "this process's user has no number in its user namespace";
+        io::Error::new(io::ErrorKind::Unsupported, why)
+    })
+}
+
+/// The user that has this number; `None` when it stands for all that have none here.
+pub(super) fn named(uid: u32) -> Option<UserId> {
+    is_somebodys(uid).then(|| UserId::new(uid.to_string()))
+}
+
+/// Whether what was found is certain to be this user's. By its number alone, so a file of a user
+/// without one is nobody's.
+pub(super) fn is_own(found: &Metadata) -> bool {
+    found.uid() == uid() && is_somebodys(found.uid())
+}
+
+/// Whether a file is this user's, also when he has no number here: only its owner can change its mode
+/// (chmod(2)), and it is changed to what it is.
+pub(super) fn owns(file: &File) -> io::Result<bool> {
+    let found = file.metadata()?;
+    if found.uid() != uid() || is_somebodys(found.uid()) {
+        return Ok(found.uid() == uid());
+    }
+    match file.set_permissions(found.permissions()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the number is one user's, and not the one that the system puts in place of those who have
+/// none in this user namespace (user_namespaces(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn is_somebodys(uid: u32) -> bool {
+    use std::fs;
+    use std::sync::LazyLock;
+
+    /// The system's own default, where /proc does not tell (proc_sys_kernel(5)).
+    const OVERFLOW: u32 = 65534;
+    static OVERFLOW_UID: LazyLock<u32> = LazyLock::new(|| {
+        let told = fs::read_to_string("/proc/sys/kernel/overflowuid");
+        let told = told.ok().and_then(|it| it.trim().parse().ok());
+        told.unwrap_or(OVERFLOW)
+    });
+    if uid != *OVERFLOW_UID && uid != OVERFLOW {
+        return true;
+    }
+    // Where everybody has a number, it is one like the others.
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|it| has_everyone(&it))
+}
+
+/// There are no such namespaces.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn is_somebodys(_: u32) -> bool {
+    true
+}
+
+/// Whether a map gives a number to every user: its lines have the first number inside of the
+/// namespace, the first outside, and how many there are. The last number of all is no user's.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_everyone(map: &str) -> bool {
+    let line = |line: &str| -> Option<(u64, u64)> {
+        let mut numbers = line.split_whitespace();
+        let first = numbers.next()?.parse().ok()?;
+        let count = numbers.nth(1)?.parse().ok()?;
+        Some((first, count))
+    };
+    let Some(mut ranges) = map.lines().map(line).collect::<Option<Vec<_>>>() else {
+        return false;
+    };
+    ranges.sort_unstable();
+    let mut next = 0;
+    for (first, count) in ranges {
+        if first != next {
+            return false;
+        }
+        next += count;
+    }
+    next >= u64::from(u32::MAX)
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_has_everyone_only_without_a_gap_and_to_the_end() {
+        assert!(has_everyone("         0          0 4294967295\n"));
+        assert!(has_everyone("1 1 4294967294\n0 0 1\n"));
+        // As containers have it: 65534 is in it, and says nothing.
+        assert!(!has_everyone("0 100000 65536\n"));
+        assert!(!has_everyone("0 0 1000\n1001 1001 4294966294\n"));
+        assert!(!has_everyone("1 1 4294967294\n"));
+        assert!(!has_everyone("0 0 4294967294\n"));
+        assert!(!has_everyone(""));
+        assert!(!has_everyone("0 0\n"));
+        assert!(!has_everyone("everyone\n"));
+    }
+}
