@@ -1,20 +1,20 @@
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
-use tokio::task::coop::consume_budget;
 
 use crate::buffers::{BLOCK, Block};
 use crate::busy_wait::{ATTEMPTS, BusyWait};
 use crate::codec::{HEADER, Progress};
 use crate::connection::Shared;
 use crate::sys::Received;
+use crate::turn::{Turn, poll_spend};
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeConnection, PipeName, PipeSender, sys,
 };
@@ -43,6 +43,7 @@ pub struct PipeReceiver {
     /// Whether the next message is the first after a wait, and probably comes alone.
     waited: bool,
     busy_wait: BusyWait,
+    turn: Turn,
     /// How much of a frame above the limit is still to come: nothing of it is at hand. `None`: such
     /// a frame is the end.
     to_skip: Option<usize>,
@@ -78,6 +79,7 @@ impl PipeReceiver {
             expected: 0,
             waited: false,
             busy_wait: BusyWait::default(),
+            turn: Turn::default(),
             to_skip: None,
             ended: false,
         }
@@ -214,7 +216,7 @@ impl PipeReceiver {
     ) -> Poll<Result<Option<Incoming>, Failure>> {
         // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
         // reads them sees to that.
-        ready!(pin!(consume_budget()).poll(cx));
+        ready!(poll_spend(cx));
         let max = self.codec.max_message_size();
         let received =
             ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
@@ -238,7 +240,10 @@ impl PipeReceiver {
                 self.discard(left);
             }
             let needs = match self.codec.progress(self.at_hand()) {
-                Progress::Complete(len) => return Poll::Ready(Ok(Some(Incoming::Frame(len)))),
+                Progress::Complete(len) => {
+                    ready!(self.turn.poll_go_on(cx));
+                    return Poll::Ready(Ok(Some(Incoming::Frame(len))));
+                }
                 Progress::Needs(needs) => needs,
                 Progress::TooLarge(len) => {
                     if self.to_skip.is_some() {
@@ -337,7 +342,7 @@ impl PipeReceiver {
             }
             if !is_ready {
                 // As the system's word does, however fast the peer is: other tasks run now and then.
-                ready!(pin!(consume_budget()).poll(cx));
+                ready!(poll_spend(cx));
             }
             for _ in 0..if is_ready { 1 } else { ATTEMPTS } {
                 match self.read(needs, is_ready) {
@@ -408,6 +413,7 @@ impl Stream for PipeReceiver {
         // Most small messages are there already, thanks to the one before them. There are none
         // after the end.
         if let Progress::Complete(len) = this.codec.progress(this.at_hand()) {
+            ready!(this.turn.poll_go_on(cx));
             this.shared.counters.received(len);
             return Poll::Ready(Some(Ok(this.take_frame(len))));
         }

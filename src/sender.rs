@@ -14,6 +14,7 @@ use crate::codec::HEADER;
 use crate::connection::Shared;
 use crate::stream::unread;
 use crate::sync::Deadline;
+use crate::turn::Turn;
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
 
 /// Messages up to this size are copied into the batch that goes out in one write. Longer ones go
@@ -45,6 +46,7 @@ pub struct PipeSender {
     gathers: bool,
     batch: Batch,
     state: SendState,
+    turn: Turn,
     /// Runs from the first attempt to close on.
     linger: Option<Deadline>,
 }
@@ -69,6 +71,7 @@ impl PipeSender {
             codec,
             batch: Batch::default(),
             state: SendState::Open,
+            turn: Turn::default(),
             linger: None,
         }
     }
@@ -250,8 +253,13 @@ impl Sink<Bytes> for PipeSender {
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         match this.state {
-            SendState::Open if this.gathers && !this.batch.is_full() => Poll::Ready(Ok(())),
-            SendState::Open => this.poll_drain(cx),
+            SendState::Open => {
+                ready!(this.turn.poll_go_on(cx));
+                match this.gathers && !this.batch.is_full() {
+                    true => Poll::Ready(Ok(())),
+                    false => this.poll_drain(cx),
+                }
+            }
             _ => Poll::Ready(Err(this.shared.closed())),
         }
     }

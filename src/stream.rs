@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::stats::Place;
 use crate::sync::Deadline;
+use crate::turn::poll_spend;
 use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
@@ -168,6 +169,8 @@ impl AsyncRead for PipeStream {
             return Poll::Ready(Ok(()));
         }
         if !self.read_ahead.is_empty() {
+            // As the system's word does where it is asked: other tasks run now and then.
+            ready!(poll_spend(cx));
             let n = self.read_ahead.len().min(buf.remaining());
             buf.put_slice(&self.read_ahead[..n]);
             self.read_ahead.advance(n);

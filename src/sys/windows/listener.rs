@@ -4,11 +4,12 @@ use std::fmt;
 use std::io;
 use std::os::windows::io::OwnedHandle;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
+use tokio::task::coop::poll_proceed;
 use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
@@ -104,6 +105,8 @@ impl Listener {
     /// Waits for a client. Another instance waits for the next one before this one is handed out,
     /// up to the limit.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+        // However fast clients come, other tasks of the runtime run now and then.
+        let unit = ready!(poll_proceed(cx));
         if let Err(error) = self.top_up(Some(cx.waker()))
             && self.connecting.is_empty()
         {
@@ -112,6 +115,7 @@ impl Listener {
         let Poll::Ready(Some((instance, result))) = self.connecting.poll_next_unpin(cx) else {
             return Poll::Pending;
         };
+        unit.made_progress();
         let mut state = self.pool.lock();
         state.waiting -= 1;
         let slot = result.is_ok().then(|| {

@@ -1,12 +1,11 @@
 //! A connected end of a named pipe.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{
     AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
 };
-use std::pin::pin;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -16,7 +15,6 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use tokio::runtime::Handle;
-use tokio::task::coop::consume_budget;
 use tokio::task::spawn_blocking;
 use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{
@@ -38,6 +36,7 @@ use super::name;
 use super::pipe::Pipe;
 use super::user;
 use crate::sys::Unavailable;
+use crate::turn::poll_spend;
 use crate::{Error, Peer, PipeName};
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
@@ -216,7 +215,7 @@ impl Stream {
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // tokio's pipes do this themselves: however fast the peer is, other tasks run now and then.
         if let End::Own { .. } = &*self.end {
-            ready!(pin!(consume_budget()).poll(cx));
+            ready!(poll_spend(cx));
         }
         either!(&*self.end, it => it.poll_read_ready(cx))
     }
@@ -251,7 +250,10 @@ impl Stream {
                     ready!(it.poll_write_ready(cx))?;
                     it.try_write(few)
                 }
-                End::Own { pipe, .. } => return pipe.poll_write(cx, buf),
+                End::Own { pipe, .. } => {
+                    ready!(poll_spend(cx));
+                    return pipe.poll_write(cx, buf);
+                }
             };
             match written {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
