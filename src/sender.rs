@@ -113,6 +113,11 @@ impl PipeSender {
         self.batch.len() + usize::from(writing)
     }
 
+    /// How many bytes are lost when it gives up now.
+    pub(crate) fn in_batch(&self) -> usize {
+        self.batch.len()
+    }
+
     /// Whether a message can be taken without waiting.
     #[inline]
     pub(crate) fn has_room(&mut self) -> Result<bool, Error> {

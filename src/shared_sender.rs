@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::SinkExt;
@@ -30,8 +30,9 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// clones can be anywhere: in other runtimes, which may end, or in none.
 ///
 /// What `send` has taken goes out even if every clone is dropped, as long as the connection's
-/// runtime lives; [`flush`](Self::flush) waits until the system has it, [`close`](Self::close)
-/// until the peer has. A failure to write reaches all of them: from then on each gets
+/// runtime lives and the peer reads: one that has not read enough of it after the linger time is
+/// given up, what is left is lost, and a warning says how many bytes that was.
+/// [`flush`](Self::flush) waits until the system has it, [`close`](Self::close) until the peer has. A failure to write reaches all of them: from then on each gets
 /// [`Error::Closed`](crate::Error::Closed). When the connection's runtime has ended, each gets
 /// [`Error::Io`](crate::Error::Io).
 ///
@@ -79,8 +80,8 @@ struct State {
     sender: PipeSender,
     /// How many bytes were taken in all.
     taken: u64,
-    /// Whether the flusher waits until the system takes more.
-    blocked: bool,
+    /// Wakes the flusher, which waits until the system takes more.
+    blocked: Option<Waker>,
     /// Whether the flusher has ended with its runtime: nobody will write any more.
     orphaned: bool,
 }
@@ -92,7 +93,7 @@ impl SharedSender {
             state: Mutex::new(State {
                 taken: sender.unsent() as u64,
                 sender,
-                blocked: false,
+                blocked: None,
                 orphaned: false,
             }),
             shared,
@@ -170,6 +171,9 @@ impl SharedSender {
     /// Sends what was taken, and ends this direction for all clones when the peer has read
     /// everything. What the others send from now on is [`Error::Closed`].
     ///
+    /// After the linger deadline, nothing more is sent. The connection, and its place among those
+    /// that the server lets in, is free when the clones and the receiver are dropped.
+    ///
     /// # Errors
     ///
     /// As [`PipeConnection::close`](crate::PipeConnection::close).
@@ -202,6 +206,8 @@ impl SharedSender {
                     return Ok(());
                 }
                 let error = state.sender.give_up();
+                // It has nothing to wait for any more.
+                state.wake_flusher();
                 drop(state);
                 queue.progress.notify_waiters();
                 Err(error)
@@ -283,9 +289,30 @@ impl Queue {
 }
 
 impl State {
+    fn wake_flusher(&mut self) {
+        if let Some(flusher) = self.blocked.take() {
+            flusher.wake();
+        }
+    }
+
     /// How many bytes of those taken the system has.
     fn written(&self) -> u64 {
         self.taken.saturating_sub(self.sender.unsent() as u64)
+    }
+
+    /// Gives up what was taken, because nobody is left to be told.
+    fn abandon(&mut self) -> Error {
+        let bytes = self.sender.in_batch();
+        // A write that the system has already goes on.
+        if bytes > 0 {
+            let shared = &self.sender.shared;
+            let (id, pipe, waited) = (shared.id, &shared.name, shared.linger);
+            tracing::warn!(
+                id, %pipe, bytes, ?waited,
+                "the peer does not read: what a shared sender had taken is lost"
+            );
+        }
+        self.sender.give_up()
     }
 
     /// Whether more has come since the last time, and even more can.
@@ -297,9 +324,11 @@ impl State {
 }
 
 /// Writes the batch whenever the senders pause or have filled it. Ends when there is no sender
-/// any more.
+/// any more, or nothing more can be written. Without a sender, a peer that does not read has the
+/// linger time.
 async fn flush_when_dirty(flusher: Flusher) {
     let queue = &flusher.0;
+    let mut deadline = None;
     loop {
         queue.dirty.notified().await;
         // While more comes, more goes out in one write.
@@ -309,11 +338,20 @@ async fn flush_when_dirty(flusher: Flusher) {
         }
         let flushed = poll_fn(|cx| {
             let mut state = queue.lock();
-            if state.sender.has_closed() {
+            state.blocked = None;
+            if state.sender.has_closed() || state.sender.has_failed() {
                 return Poll::Ready(Ok(()));
             }
-            let flushed = state.sender.poll_flush_unpin(cx);
-            state.blocked = flushed.is_pending();
+            let mut flushed = state.sender.poll_flush_unpin(cx);
+            if flushed.is_pending() && queue.over.load(Relaxed) {
+                let deadline = deadline.get_or_insert_with(|| queue.shared.linger_deadline());
+                if deadline.poll(cx).is_ready() {
+                    flushed = Poll::Ready(Err(state.abandon()));
+                }
+            }
+            if flushed.is_pending() {
+                state.blocked = Some(cx.waker().clone());
+            }
             drop(state);
             queue.progress.notify_waiters();
             flushed
@@ -322,7 +360,8 @@ async fn flush_when_dirty(flusher: Flusher) {
         if let Err(error) = flushed {
             tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
         }
-        if queue.over.load(Relaxed) && queue.lock().sender.unsent() == 0 {
+        let state = queue.lock();
+        if state.sender.has_failed() || (queue.over.load(Relaxed) && state.sender.unsent() == 0) {
             return;
         }
     }
@@ -335,7 +374,7 @@ impl Drop for Flusher {
     /// The flusher goes only when nothing is left to write, or with its runtime.
     fn drop(&mut self) {
         let mut state = self.0.lock();
-        state.blocked = false;
+        state.blocked = None;
         state.orphaned = true;
         drop(state);
         self.0.progress.notify_waiters();
@@ -345,7 +384,9 @@ impl Drop for Flusher {
 impl Drop for Senders {
     fn drop(&mut self) {
         self.0.over.store(true, Relaxed);
+        // Wherever it waits.
         self.0.dirty.notify_one();
+        self.0.lock().wake_flusher();
     }
 }
 
@@ -375,7 +416,7 @@ impl QueueRef {
             return;
         };
         let mut state = queue.lock();
-        if state.sender.unsent() > 0 && !state.blocked {
+        if state.sender.unsent() > 0 && state.blocked.is_none() {
             // What is left, the flusher will write; a failure, the next sender will be told.
             let _: Poll<_> = state.sender.poll_flush_unpin(cx);
         }

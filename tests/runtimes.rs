@@ -17,6 +17,8 @@ use common::{
     HOLDS, PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, transports, unique_name,
     within,
 };
+#[cfg(unix)]
+use common::{itself, role, run_as};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -193,7 +195,7 @@ fn tokios_socket_is_written_and_read_under_an_executor_that_is_not_tokios() {
 fn messages_are_sent_received_and_closed_under_an_executor_that_is_not_tokios() {
     let made_in = with_threads();
     let _held = made_in.block_on(many());
-    for (_, server, client) in transports(&unique_name("no-tokio")) {
+    for (_, server, client) in transports("no-tokio") {
         let (mut ours, mut theirs) = made_in.block_on(pair_of(&server, &client));
         finishes(move || {
             let there = thread::spawn(move || {
@@ -221,7 +223,7 @@ fn messages_are_sent_received_and_closed_under_an_executor_that_is_not_tokios() 
 #[test]
 fn close_gives_up_in_time_under_an_executor_that_is_not_tokios() {
     let made_in = with_threads();
-    for (transport, server, client) in transports(&unique_name("elsewhere")) {
+    for (transport, server, client) in transports("elsewhere") {
         let client = client.linger(Duration::from_millis(50));
         let (mut plain, _unread) = made_in.block_on(pair_of(&server, &client));
         let (bytes, _unread_too) = made_in.block_on(pair_of(&server, &client));
@@ -256,7 +258,7 @@ fn close_gives_up_in_time_under_an_executor_that_is_not_tokios() {
 fn a_cancelled_send_is_finished_by_a_flush_in_another_runtime() {
     let made_in = with_threads();
     let _held = made_in.block_on(many());
-    for (transport, server, client) in transports(&unique_name("cancelled")) {
+    for (transport, server, client) in transports("cancelled") {
         let (mut ours, theirs) = made_in.block_on(pair_of(&server, &client));
         // Nobody goes on with it, and it is not dropped either.
         let stopped = of_one_thread();
@@ -452,4 +454,45 @@ fn a_connection_can_be_closed_after_its_runtime_has_ended() {
     let closed = others.block_on(within(ours.close()));
     assert!(closed.is_ok() || cfg!(windows), "{closed:?}");
     assert_eq!(reading.block_on(within(peer)).unwrap(), "last words");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_write_without_a_descriptor_left_waits_wherever_it_is_polled() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let test = "a_write_without_a_descriptor_left_waits_wherever_it_is_polled";
+    if role().is_none() {
+        return run_as("process", &mut itself(test));
+    }
+    let made_in = with_threads();
+    let _held = made_in.block_on(many());
+    let (mut ours, theirs) = made_in.block_on(pair());
+    let (short_lived, last) = (of_one_thread(), of_one_thread());
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, none).unwrap();
+    std::fs::File::open("/").unwrap_err();
+
+    let message = sample(LARGE, 7);
+    let mut sending = Box::pin(ours.send(message.clone()));
+    assert!(poll_once_in(&short_lived, &mut sending).is_none());
+    drop(sending);
+    drop(short_lived);
+    assert!(poll_once_in(&last, &mut ours.flush()).is_none());
+    let reading = made_in.spawn(theirs.into_future());
+    let mut ours = finishes(move || {
+        block_on(ours.flush()).unwrap();
+        ours
+    });
+    let (received, _theirs) = made_in.block_on(within(reading)).unwrap();
+    assert!(received.unwrap().unwrap() == message);
+
+    let mut sending = Box::pin(ours.send(message.clone()));
+    assert!(poll_once_in(&last, &mut sending).is_none());
+    drop(made_in);
+    let error = last.block_on(within(sending)).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
 }

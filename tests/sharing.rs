@@ -4,9 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use asyncipc::{Error, PipeClient, PipeConnection, PipeServer, SharedSender};
+use asyncipc::{ClientBuilder, Error, PipeClient, PipeConnection, PipeServer, SharedSender};
 use bytes::Bytes;
-use common::{PATIENCE, pair, pair_of, sample, stays_pending, unique_name, within};
+use common::{
+    Log, PATIENCE, pair, pair_of, sample, stays_pending, transports, unique_name, within,
+};
+#[cfg(target_os = "linux")]
+use common::{itself, role, run_as};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
 
@@ -278,4 +282,120 @@ async fn a_message_above_the_limit_is_refused_and_others_go_on() {
     sender.send("short".into()).await.unwrap();
     assert_eq!(within(server.next()).await.unwrap().unwrap(), "short");
     assert_eq!(sender.stats().messages_sent, 1);
+}
+
+/// Fails unless the only place of this server is free again for another client.
+async fn the_next_is_let_in(server: &mut PipeServer, client: &ClientBuilder) {
+    let talking = async {
+        let mut conn = client.connect().await.unwrap();
+        assert_eq!(conn.next().await.unwrap().unwrap(), "welcome");
+    };
+    let serving = async {
+        let mut conn = server.accept().await.unwrap();
+        conn.send("welcome".into()).await.unwrap();
+        conn.close().await.unwrap();
+    };
+    within(async { tokio::join!(talking, serving) }).await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_whose_close_timed_out_leaves_its_place_to_the_next() {
+    for (transport, server, client) in transports("given-up") {
+        let server = server.linger(Duration::from_millis(50)).max_connections(1);
+        let mut server = server.bind().unwrap();
+        let (slow, accepted) =
+            within(async { tokio::join!(client.connect(), server.accept()) }).await;
+        let (sender, receiver) = accepted.unwrap().split();
+        let sender = sender.into_shared();
+        let other = sender.clone();
+        // More than the pipe holds.
+        sender.send(sample(4 << 20, 0)).await.unwrap();
+        let error = within(sender.close()).await.unwrap_err();
+        assert!(
+            matches!(error, Error::TimedOut { .. }),
+            "{transport}: {error}"
+        );
+        let error = other.send("too late".into()).await.unwrap_err();
+        assert!(
+            matches!(error, Error::Closed { .. }),
+            "{transport}: {error}"
+        );
+        drop((sender, receiver, other));
+        the_next_is_let_in(&mut server, &client).await;
+        drop(slow);
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_for_a_peer_that_never_reads_is_given_up_after_the_linger_time() {
+    for (transport, server, client) in transports("never-reads") {
+        let (log, _logging) = Log::begin();
+        tracing::callsite::rebuild_interest_cache();
+        let server = server.linger(Duration::from_millis(50)).max_connections(1);
+        let mut server = server.bind().unwrap();
+        let (slow, accepted) =
+            within(async { tokio::join!(client.connect(), server.accept()) }).await;
+        let (sender, receiver) = accepted.unwrap().split();
+        let sender = sender.into_shared();
+        sender.send(sample(4 << 20, 0)).await.unwrap();
+        drop((sender, receiver));
+        the_next_is_let_in(&mut server, &client).await;
+        // Where the system has the whole of it, it goes on by itself.
+        if !["overlapped I/O", "messages"].contains(&transport) {
+            let log = log.text();
+            for word in ["WARN", "bytes", "lost"] {
+                assert!(log.contains(word), "{transport}: {log}");
+            }
+        }
+        drop(slow);
+    }
+}
+
+#[tokio::test]
+async fn what_was_taken_goes_out_as_long_as_the_peer_reads_within_the_linger_time() {
+    let (sender, mut server) = shared().await;
+    let message = sample(4 << 20, 0);
+    sender.send(message.clone()).await.unwrap();
+    assert!(stays_pending(&mut Box::pin(sender.flush())).await);
+    drop(sender);
+    tokio::task::yield_now().await;
+    assert!(within(server.next()).await.unwrap().unwrap() == message);
+    assert!(within(server.next()).await.is_none());
+}
+
+#[cfg(target_os = "linux")] // Where one can count them.
+#[tokio::test]
+async fn a_shared_sender_that_has_given_up_keeps_no_descriptor() {
+    let test = "a_shared_sender_that_has_given_up_keeps_no_descriptor";
+    if role().is_none() {
+        // Other tests open and close descriptors at the same time.
+        return run_as("process", &mut itself(test));
+    }
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let name = unique_name("descriptors");
+    let server = PipeServer::builder(&name).linger(Duration::from_millis(20));
+    let mut server = server.bind().unwrap();
+    let client = PipeClient::builder(&name);
+    let mut slow = vec![];
+    for close in [true, false] {
+        for _ in 0..5 {
+            let (conn, accepted) =
+                within(async { tokio::join!(client.connect(), server.accept()) }).await;
+            slow.push(conn.unwrap());
+            let before = open();
+            let (sender, receiver) = accepted.unwrap().split();
+            let sender = sender.into_shared();
+            sender.send(sample(4 << 20, 0)).await.unwrap();
+            if close {
+                within(sender.close()).await.unwrap_err();
+            }
+            drop((sender, receiver));
+            within(async {
+                while open() >= before {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await;
+        }
+    }
 }

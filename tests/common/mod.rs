@@ -78,30 +78,39 @@ pub async fn pair_of(
     (client.unwrap(), accepted.unwrap())
 }
 
-/// Builders for each way in which bytes are moved on this platform, and what it is called.
+/// Builders for each way in which bytes are moved on this platform, each with a name of its own, and
+/// what it is called.
 pub fn transports(
-    name: &str,
+    what: &str,
 ) -> Vec<(
     &'static str,
     asyncipc::ServerBuilder,
     asyncipc::ClientBuilder,
 )> {
-    let (server, client) = (
-        asyncipc::PipeServer::builder(name),
-        asyncipc::PipeClient::builder(name),
-    );
+    let builders = || {
+        let name = unique_name(what);
+        (
+            asyncipc::PipeServer::builder(&name),
+            asyncipc::PipeClient::builder(&name),
+        )
+    };
+    let (server, client) = builders();
     #[cfg(windows)]
     {
         use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
-        let both = (server.clone(), client.clone());
+        let (bytes, messages) = (builders(), builders());
         vec![
-            ("tokio's I/O", both.0, both.1),
+            ("tokio's I/O", server, client),
             (
                 "overlapped I/O",
-                server.clone().overlapped_io(),
-                client.clone().overlapped_io(),
+                bytes.0.overlapped_io(),
+                bytes.1.overlapped_io(),
             ),
-            ("messages", server.message_mode(), client.message_mode()),
+            (
+                "messages",
+                messages.0.message_mode(),
+                messages.1.message_mode(),
+            ),
         ]
     }
     #[cfg(not(windows))]
