@@ -180,7 +180,8 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// # Ending
 ///
 /// [`EndpointHandle::shutdown`] ends it orderly. Dropping the endpoint ends everything at once;
-/// what was left is logged. No task is left behind.
+/// what was left is logged. No task is left behind. Before the process ends, wait for
+/// [`EndpointEvent::Closed`], or at least for [`EndpointHandle::flush_all`].
 ///
 /// # Cancel safety
 ///
@@ -592,6 +593,16 @@ impl Drop for Endpoint {
         // queue that is gone.
         self.handle.shutdown();
         self.handle.0.dropped.cancel();
+        self.events.close();
+        let mut messages = 0;
+        while let Ok(event) = self.events.try_recv() {
+            use EndpointEvent::{Message, Undelivered};
+            messages += usize::from(matches!(event, Message(_) | Undelivered { .. }));
+        }
+        if messages > 0 {
+            let endpoint = self.name();
+            tracing::warn!(%endpoint, messages, "an endpoint was dropped, and messages in its events were not read");
+        }
         self.listening.stop();
         // They may have a handle each, which would keep everything for ever.
         let handlers = std::mem::take(&mut *self.handle.0.handlers());
@@ -638,9 +649,10 @@ impl Shared {
 
     /// Gives an event to the application, waiting until it has room.
     async fn tell(&self, event: EndpointEvent) {
-        let mut telling = pin!(self.events.send(event));
-        let told = match timeout(UNREAD, &mut telling).await {
-            Ok(told) => told,
+        let mut untold = Untold(self, Some(event));
+        let mut telling = pin!(self.events.reserve());
+        let room = match timeout(UNREAD, &mut telling).await {
+            Ok(room) => room,
             Err(_) => {
                 if !self.unread.swap(true, Relaxed) {
                     tracing::warn!(endpoint = %self.name, "nobody reads the events: what comes waits, requests too");
@@ -648,8 +660,8 @@ impl Shared {
                 telling.await
             }
         };
-        if let Err(mpsc::error::SendError(event)) = told {
-            tracing::warn!(endpoint = %self.name, ?event, "dropped before it was read");
+        if let (Ok(room), Some(event)) = (room, untold.1.take()) {
+            room.send(event);
         }
     }
 
@@ -676,6 +688,17 @@ impl Shared {
 
     fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Relaxed)
+    }
+}
+
+/// An event that the application did not get, unless it was taken out.
+struct Untold<'a>(&'a Shared, Option<EndpointEvent>);
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(event) = &self.1 {
+            tracing::warn!(endpoint = %self.0.name, ?event, "dropped before it was read");
+        }
     }
 }
 

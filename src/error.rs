@@ -129,6 +129,18 @@ pub enum Error {
         /// The client that does not read fast enough.
         id: u64,
     },
+    /// A client of a [`PipeHub`](crate::PipeHub) is gone, or the hub is, before everything was sent
+    /// that was being flushed.
+    #[error("{messages} messages to client {id} of {pipe} were not sent")]
+    #[non_exhaustive]
+    Unsent {
+        /// The hub's pipe.
+        pipe: PipeName,
+        /// The client that they were for.
+        id: u64,
+        /// How many the system has not taken, or not entirely.
+        messages: u64,
+    },
     /// A worker process ended before it took its end of the channel. Only on Windows: elsewhere the
     /// connection ends.
     #[error("the worker on {pipe} ended before it connected: {status}")]
@@ -172,7 +184,9 @@ impl Error {
             Error::AccessDenied { .. } => ErrorKind::PermissionDenied,
             Error::MessageTooLarge { .. } => ErrorKind::InvalidData,
             Error::Truncated { .. } => ErrorKind::UnexpectedEof,
-            Error::Closed { .. } | Error::WorkerEnded { .. } => ErrorKind::BrokenPipe,
+            Error::Closed { .. } | Error::Unsent { .. } | Error::WorkerEnded { .. } => {
+                ErrorKind::BrokenPipe
+            }
             Error::ShutDown { .. } | Error::UnknownClient { .. } => ErrorKind::NotConnected,
             Error::Io { source, .. } => source.kind(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::stream::{FusedStream, Stream};
+use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -15,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::server::Listening;
 use crate::sync::lock;
+use crate::tally::Tally;
 use crate::{
     Error, MessageCodec, Peer, PipeConnection, PipeName, PipeServer, ShutdownHandle, hub_client,
 };
@@ -82,7 +84,8 @@ const EVENTS: usize = 64;
 /// nothing further.
 ///
 /// [`HubHandle::shutdown`] ends it orderly. Dropping the hub ends all connections at once, and
-/// what waits in the queues is lost; nobody can connect any more, and the tasks end.
+/// what waits in the queues is lost, which is logged as a warning; nobody can connect any more, and
+/// the tasks end. [`HubHandle::flush_all`] waits before that until the system has everything.
 ///
 /// # Cancel safety
 ///
@@ -266,6 +269,7 @@ impl HubBuilder {
             drain_timeout: drain,
             shutdown,
             clients: Mutex::default(),
+            tallies: Mutex::default(),
         })
     }
 }
@@ -354,6 +358,15 @@ impl Drop for PipeHub {
     fn drop(&mut self) {
         // For the handles: there is nobody to send to any more.
         self.handle.shutdown();
+        self.events.close();
+        let mut messages = 0;
+        while let Ok(event) = self.events.try_recv() {
+            messages += usize::from(matches!(event, Event::Received { .. }));
+        }
+        if messages > 0 {
+            let pipe = self.name();
+            tracing::warn!(%pipe, messages, "a hub was dropped, and messages that it had received were not read");
+        }
         if let Some(listening) = &self.listening {
             listening.stop();
         }
@@ -390,6 +403,12 @@ impl HubHandle {
     /// # Cancel safety
     ///
     /// Cancelled, it has sent nothing.
+    ///
+    /// # What `Ok` means
+    ///
+    /// That the hub has the message. [`flush`](Self::flush) waits until the system has it, and
+    /// [`Event::Sent`] tells: what is still in the queue when the hub is dropped, or the process
+    /// ends, is lost.
     pub async fn send(&self, id: u64, message: Bytes) -> Result<(), Error> {
         if self.0.options.overflow == Overflow::Disconnect {
             return self.try_send(id, message);
@@ -400,8 +419,60 @@ impl HubHandle {
             self.0.codec.header(message.len())?;
             client.queue.clone()
         };
-        let sent = queue.send(message).await;
-        sent.map_err(|_| self.0.gone(id))
+        let place = queue.reserve_owned().await;
+        let place = place.map_err(|_| self.0.gone(id))?;
+        // Under the lock, so that it is counted in its turn.
+        let clients = self.0.open()?;
+        let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
+        place.send(message);
+        client.tally.accept();
+        Ok(())
+    }
+
+    /// Waits until the system has all messages that were accepted for this client before this call;
+    /// for ever if the client does not read. The client need not have read them. After that, the
+    /// process may end without losing them.
+    ///
+    /// Goes on to work after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), as
+    /// long as what waits is being sent. Whoever waits here in the task that reads the events reads
+    /// none meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::UnknownClient`]: there is no such client, or it is gone already
+    /// - [`Error::Unsent`]: it is gone now, or the hub is, and some were not sent
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling changes nothing.
+    pub async fn flush(&self, id: u64) -> Result<(), Error> {
+        let flushed = match lock(&self.0.tallies).get(&id) {
+            Some(tally) => tally.flushed(),
+            None => return Err(self.0.unknown(id)),
+        };
+        self.0.all_sent(id, flushed.await)
+    }
+
+    /// As [`flush`](Self::flush), for all clients: the error is that of the first one that has any,
+    /// and comes when there is nobody left to wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsent`]
+    ///
+    /// # Cancel safety
+    ///
+    /// The same.
+    pub async fn flush_all(&self) -> Result<(), Error> {
+        let flushing: Vec<_> = {
+            let tallies = lock(&self.0.tallies);
+            let flushed = |(id, tally): (&u64, &Arc<Tally>)| (*id, tally.flushed());
+            tallies.iter().map(flushed).collect()
+        };
+        let flushed = flushing.into_iter().map(async |(id, it)| (id, it.await));
+        let flushed = join_all(flushed).await;
+        let mut flushed = flushed.into_iter();
+        flushed.try_for_each(|(id, lost)| self.0.all_sent(id, lost))
     }
 
     /// As [`send`](Self::send), without ever waiting.
@@ -414,7 +485,10 @@ impl HubHandle {
         let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
         self.0.codec.header(message.len())?;
         match client.queue.try_send(message) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                client.tally.accept();
+                Ok(())
+            }
             Err(TrySendError::Closed(_)) => Err(self.0.gone(id)),
             Err(TrySendError::Full(_)) => {
                 self.0.overflowed(&mut clients, id);
@@ -443,8 +517,11 @@ impl HubHandle {
         self.0.codec.header(message.len())?;
         let mut full = Vec::new();
         for (id, client) in clients.iter() {
-            if let Err(TrySendError::Full(_)) = client.queue.try_send(message.clone()) {
-                full.push(*id);
+            match client.queue.try_send(message.clone()) {
+                Ok(()) => client.tally.accept(),
+                Err(TrySendError::Full(_)) => full.push(*id),
+                // It is gone.
+                Err(TrySendError::Closed(_)) => {}
             }
         }
         for id in &full {
@@ -491,13 +568,17 @@ pub(crate) struct Shared {
     options: HubBuilder,
     pub(crate) drain_timeout: Duration,
     pub(crate) shutdown: ShutdownHandle,
+    /// Those that can be sent to.
     clients: Mutex<BTreeMap<u64, Client>>,
+    /// Those and the ones that are ending.
+    tallies: Mutex<BTreeMap<u64, Arc<Tally>>>,
 }
 
 /// What the handles need of a client.
 #[derive(Debug)]
 struct Client {
     queue: mpsc::Sender<Bytes>,
+    tally: Arc<Tally>,
     end: oneshot::Sender<DisconnectReason>,
 }
 
@@ -507,15 +588,30 @@ impl Shared {
     pub(crate) fn register(
         &self,
         id: u64,
+        tally: &Arc<Tally>,
     ) -> (mpsc::Receiver<Bytes>, oneshot::Receiver<DisconnectReason>) {
         let (queue, messages) = mpsc::channel(self.options.queue);
         let (end, ended) = oneshot::channel();
-        self.lock().insert(id, Client { queue, end });
+        lock(&self.tallies).insert(id, tally.clone());
+        let tally = tally.clone();
+        self.lock().insert(id, Client { queue, tally, end });
         (messages, ended)
     }
 
     pub(crate) fn remove(&self, id: u64) {
         self.lock().remove(&id);
+        lock(&self.tallies).remove(&id);
+    }
+
+    fn all_sent(&self, id: u64, lost: u64) -> Result<(), Error> {
+        match lost {
+            0 => Ok(()),
+            messages => Err(Error::Unsent {
+                pipe: self.name.clone(),
+                id,
+                messages,
+            }),
+        }
     }
 
     fn overflowed(&self, clients: &mut BTreeMap<u64, Client>, id: u64) {

@@ -10,16 +10,18 @@ use tokio_util::sync::PollSender;
 
 use crate::hub::Shared;
 use crate::sync::until;
+use crate::tally::Tally;
 use crate::{DisconnectReason, Error, Event, Peer, PipeReceiver, PipeSender};
 
 /// One client of a hub: its end of the connection, its queue, and its events.
 pub(crate) struct HubClient {
     id: u64,
+    /// First: when this is dropped, nothing more comes into the queue.
+    entry: Entry,
     receiver: PipeReceiver,
     outgoing: Outgoing,
     outbox: Outbox,
     end: oneshot::Receiver<DisconnectReason>,
-    entry: Entry,
 }
 
 /// Makes a client known to the hub's handles, and the event that tells of it.
@@ -36,7 +38,8 @@ pub(crate) fn enter(
         user: None,
     });
     tracing::debug!(pipe = %shared.name, id, peer = peer.process_id, "connected");
-    let (queue, end) = shared.register(id);
+    let tally = Arc::default();
+    let (queue, end) = shared.register(id, &tally);
     let client = HubClient {
         id,
         receiver,
@@ -47,6 +50,7 @@ pub(crate) fn enter(
             events: PollSender::new(events.clone()),
         },
         outgoing: Outgoing {
+            tally,
             queue,
             sender,
             on_its_way: None,
@@ -144,6 +148,7 @@ impl HubClient {
 
 /// The half that sends.
 struct Outgoing {
+    tally: Arc<Tally>,
     queue: mpsc::Receiver<Bytes>,
     sender: PipeSender,
     /// The length of the message that was taken from the queue and is not with the system yet.
@@ -172,6 +177,7 @@ impl Outgoing {
         };
         self.sender.flush().await?;
         self.on_its_way = None;
+        self.tally.finish(true);
         Ok(len)
     }
 
@@ -179,6 +185,18 @@ impl Outgoing {
     fn close(&mut self) {
         self.queue.close();
         self.open = false;
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // What is lost of it is told here, as messages.
+        self.sender.discard();
+        let messages = self.tally.end();
+        if messages > 0 {
+            let (pipe, id) = (self.sender.name(), self.sender.id());
+            tracing::warn!(%pipe, id, messages, "a connection has ended, and messages that waited for the client were not sent");
+        }
     }
 }
 
@@ -226,6 +244,19 @@ impl Outbox {
             self.holds_message &= !matches!(event, Event::Received { .. });
             // If the hub is gone, so is this task in a moment.
             let _ = room.and_then(|()| self.events.send_item(event));
+        }
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let is_message = |it: &&Event| matches!(it, Event::Received { .. });
+        let messages = self.waiting.iter().filter(is_message).count();
+        if messages > 0 {
+            tracing::warn!(
+                messages,
+                "a hub was dropped, and messages that it had received were not read"
+            );
         }
     }
 }

@@ -24,6 +24,7 @@ mod stream;
 mod sync;
 #[allow(unsafe_code)]
 mod sys;
+mod tally;
 mod turn;
 #[cfg(feature = "worker")]
 mod worker;

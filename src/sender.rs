@@ -201,6 +201,11 @@ impl PipeSender {
         closed
     }
 
+    /// Takes back what was taken and is not with the system, without a word.
+    pub(crate) fn discard(&mut self) {
+        self.batch.clear();
+    }
+
     /// At the linger deadline.
     pub(crate) fn give_up(&mut self) -> Error {
         let rest_is_lost = !self.batch.is_empty();

@@ -51,6 +51,16 @@ pub enum EndpointError {
         /// What was in the way.
         reason: String,
     },
+    /// Messages were accepted before this call, and given up: what flushing them has found. Each
+    /// of them is told by an event of its own, or as the error of its request.
+    #[error("{messages} messages to {to} were not sent")]
+    #[non_exhaustive]
+    NotSent {
+        /// The program that they were for.
+        to: String,
+        /// How many.
+        messages: u64,
+    },
     /// The reply to a request did not come in time.
     #[error("no reply from {to} to {action:?} within {waited:.1?}: {reason}")]
     #[non_exhaustive]

@@ -44,6 +44,9 @@ impl EndpointHandle {
     /// behind that an error at once. When twice the `queue` waits, a handler gives it 5 ms at most to
     /// get shorter. A task that a handler spawns waits as any other.
     ///
+    /// `Ok` means that the endpoint has the message: what is still in its queue when the process ends is
+    /// lost. [`flush`](Self::flush) waits until the system has it.
+    ///
     /// The messages of one task to one name are delivered in the order of its calls. NaN and the
     /// infinities arrive as null.
     ///
@@ -82,6 +85,43 @@ impl EndpointHandle {
     ) -> Result<(), EndpointError> {
         let item = self.item(action, data, None)?;
         self.0.try_enqueue(to, item)
+    }
+
+    /// Waits until the system has all messages that were accepted for this program before this call,
+    /// or they were given up: not longer than `give_up_after`, as long as somebody reads the events.
+    /// The other program need not have read them. After that, the process may end without losing
+    /// them; [`shutdown`](Self::shutdown) waits until they were read.
+    ///
+    /// A handler may wait here, as for a reply.
+    ///
+    /// # Errors
+    ///
+    /// - [`EndpointError::NotSent`]: some were given up, or the endpoint has ended
+    /// - [`EndpointError::Pipe`]: the name breaks a rule
+    /// - [`EndpointError::TooManyWait`]: at once, in a handler
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling changes nothing.
+    pub async fn flush(&self, to: &str) -> Result<(), EndpointError> {
+        let pipe = PipeName::new(to)?;
+        let _waiting = Waiting::begin(to)?;
+        self.0.flush(Some(&pipe)).await
+    }
+
+    /// As [`flush`](Self::flush), for all programs: the error is that of one of them, and comes when
+    /// there is nothing left to wait for.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same.
+    pub async fn flush_all(&self) -> Result<(), EndpointError> {
+        let _waiting = Waiting::begin("anybody")?;
+        self.0.flush(None).await
     }
 
     /// Sends a message and waits for what its handler there returns, for up to the endpoint's

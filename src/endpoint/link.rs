@@ -106,6 +106,13 @@ impl Pending {
     }
 }
 
+impl Drop for Link {
+    fn drop(&mut self) {
+        // What becomes of a message that was begun is told as of any other one.
+        self.writer.get_mut().discard();
+    }
+}
+
 impl Link {
     pub(super) fn new(sender: PipeSender) -> Self {
         Link {

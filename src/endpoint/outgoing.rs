@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
@@ -14,6 +15,7 @@ use super::link::{Asking, ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared, handling};
 use crate::client::random;
 use crate::sync::{lock, until};
+use crate::tally::Tally;
 use crate::{Error, PipeClient, PipeName};
 
 /// How long a handler waits at most for something to be taken out of a queue that has much in it.
@@ -35,6 +37,8 @@ pub(super) struct Queue {
     /// Has room for what handlers send, too.
     items: mpsc::Sender<Accepted>,
     room: Arc<Room>,
+    tally: Arc<Tally>,
+    to: String,
     trouble: Trouble,
 }
 
@@ -71,6 +75,7 @@ struct Destination {
     pipe: PipeName,
     queue: mpsc::Receiver<Accepted>,
     room: Arc<Room>,
+    tally: Arc<Tally>,
     /// Taken from the queue and not with the system yet.
     current: Option<Accepted>,
     /// Whether the system may have a part of it.
@@ -150,7 +155,10 @@ impl Shared {
         }
         let since = Instant::now();
         match queue.items.try_send(Accepted { item, since }) {
-            Ok(()) => Ok(Pushed::Taken(queue.trouble.clone())),
+            Ok(()) => {
+                queue.tally.accept();
+                Ok(Pushed::Taken(queue.trouble.clone()))
+            }
             Err(TrySendError::Full(it)) => Ok(Pushed::Full(it.item, queue.room.clone())),
             // The runtime that the endpoint lives in has ended.
             Err(TrySendError::Closed(_)) => Err(self.shut_down().into()),
@@ -159,7 +167,7 @@ impl Shared {
 
     fn start(self: &Arc<Self>, to: &str, pipe: &PipeName) -> Queue {
         let (items, queue) = mpsc::channel(self.options.handler_queue());
-        let room = Arc::<Room>::default();
+        let (room, tally) = (Arc::<Room>::default(), Arc::<Tally>::default());
         let trouble = Trouble::default();
         let destination = Destination {
             endpoint: self.clone(),
@@ -167,6 +175,7 @@ impl Shared {
             pipe: pipe.clone(),
             queue,
             room: room.clone(),
+            tally: tally.clone(),
             current: None,
             begun: AtomicBool::new(false),
             link: None,
@@ -176,6 +185,8 @@ impl Shared {
         Queue {
             items,
             room,
+            tally,
+            to: to.into(),
             trouble,
         }
     }
@@ -188,6 +199,26 @@ impl Shared {
             _ => return,
         };
         let _ = timeout(MOMENT, room.taken.notified()).await;
+    }
+
+    /// Waits until all that was accepted before is with the system or given up: for one program, or
+    /// for all.
+    pub(super) async fn flush(&self, pipe: Option<&PipeName>) -> Result<(), EndpointError> {
+        let flushing: Vec<_> = {
+            let queues = lock(&self.queues);
+            let asked = queues
+                .iter()
+                .filter(|(it, _)| pipe.is_none_or(|pipe| pipe == *it));
+            asked
+                .map(|(_, queue)| (queue.to.clone(), queue.tally.flushed()))
+                .collect()
+        };
+        let flushed = flushing.into_iter().map(async |(to, it)| (to, it.await));
+        let lost = join_all(flushed).await.into_iter().find(|it| it.1 > 0);
+        match lost {
+            None => Ok(()),
+            Some((to, messages)) => Err(EndpointError::NotSent { to, messages }),
+        }
     }
 
     /// How many messages may wait for one program, for whoever asks.
@@ -232,7 +263,9 @@ impl Destination {
             // What has waited for too long behind others is not begun with.
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 self.give_up().await;
-            } else if until(deadline, self.deliver()).await.is_none() {
+                continue;
+            }
+            if until(deadline, self.deliver()).await.is_none() {
                 let begun = self.begun.load(Relaxed);
                 if begun {
                     // What is behind it could only follow the rest of it.
@@ -247,6 +280,8 @@ impl Destination {
                     let error = EndpointError::Unread { to };
                     self.endpoint.tell(EndpointEvent::Error(error)).await;
                 }
+            } else {
+                self.tally.finish(true);
             }
         }
         self.finish();
@@ -279,6 +314,7 @@ impl Destination {
                 self.current = Some(accepted);
                 return true;
             }
+            self.tally.finish(true);
         }
     }
 
@@ -402,6 +438,7 @@ impl Destination {
     /// What could not be delivered in time goes back to whoever sent it.
     async fn give_up(&mut self) {
         let Some(accepted) = self.current.take() else {
+            self.tally.finish(true);
             return;
         };
         let reason = lock(&self.trouble).clone();
@@ -414,6 +451,7 @@ impl Destination {
     }
 
     async fn give_back(&self, accepted: Accepted, error: EndpointError) {
+        self.tally.finish(false);
         let Item {
             envelope, asking, ..
         } = accepted.item;
@@ -450,6 +488,7 @@ impl Drop for Destination {
                 let _ = asking.reply.send(Err(error));
             }
         }
+        self.tally.end();
         if messages > 0 {
             let (endpoint, to) = (&self.endpoint.name, &self.to);
             tracing::warn!(%endpoint, %to, messages, "dropped while messages waited");

@@ -211,6 +211,7 @@ impl Log {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
         (log, tracing::subscriber::set_default(subscriber))
