@@ -143,9 +143,11 @@ const UNREAD: Duration = Duration::from_secs(1);
 ///   is sent again: if the system had taken all of it without having said so, and the receiver had
 ///   handled it, it comes twice.
 /// - The sender crashes: what waits in its queues is lost. The receiver gets no part of a message.
-/// - One of them shuts down and is started again: nothing is lost and nothing comes twice, as long as
-///   both are endpoints and the drain timeout suffices. One that shuts down asks the others to send
-///   no more, and reads what is on its way. Only on macOS, who connects in the very moment in which
+/// - One of them shuts down and is started again: nothing is lost, nothing comes twice, and the order
+///   stays, as long as both are endpoints and the drain timeout suffices. One that shuts down asks the
+///   others to send no more, and handles what is on its way. They send to the one that comes after it
+///   when their connection to it has ended, which it does when all of that was handled; after the drain
+///   timeout in any case. Only on macOS, who connects in the very moment in which
 ///   it stops to listen may lose what it sends then, as in a crash.
 ///
 /// Whoever has to know that a message was handled makes it a
@@ -397,7 +399,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// How long everything may go on after [`EndpointHandle::shutdown`]. Default 10 s.
+    /// How long everything may go on after [`EndpointHandle::shutdown`], and how long another program
+    /// is waited for that has been asked to end its connection, or asks to end it. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.options.drain_timeout = timeout;
         self
@@ -448,6 +451,7 @@ impl EndpointBuilder {
         } = self;
         let server = PipeServer::builder(&name)
             .access(options.access)
+            .linger(options.drain_timeout)
             .max_message_size(options.codec.max_message_size())
             .bind()?;
         let (events_in, events) = mpsc::channel(EVENTS);

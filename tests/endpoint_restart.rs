@@ -1,1 +1,128 @@
 //! What happens to the order of messages, and to connections, when programs are started again.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use asyncipc::{BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Error};
+use common::{PATIENCE, stays_pending, unique_name, within};
+use futures::StreamExt;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{self, UnboundedSender};
+
+fn patient(name: &str) -> EndpointBuilder {
+    Endpoint::builder(name)
+        .give_up_after(PATIENCE)
+        .request_timeout(PATIENCE)
+        .drain_timeout(PATIENCE)
+        .backoff(Duration::from_millis(1), Duration::from_millis(20))
+}
+
+/// Handles "count", by telling the number once `gate` lets it.
+fn counting(name: &str, gate: &Arc<Semaphore>, heard: &UnboundedSender<u64>) -> EndpointBuilder {
+    let (gate, heard) = (gate.clone(), heard.clone());
+    patient(name).on("count", move |message| {
+        let (gate, heard) = (gate.clone(), heard.clone());
+        async move {
+            gate.acquire().await?.forget();
+            let n = message.parse()?;
+            heard.send(n)?;
+            Ok::<_, BoxError>(n)
+        }
+    })
+}
+
+/// As soon as the name is free.
+async fn bind(builder: EndpointBuilder) -> Endpoint {
+    loop {
+        match builder.clone().bind() {
+            Err(Error::AddressInUse { .. }) => tokio::task::yield_now().await,
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_started_again_handles_nothing_before_the_one_before_it_has_ended() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("successor-{it}")));
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (slow, fast) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(100)));
+    let old = counting(&b, &slow, &heard).bind().unwrap();
+    let from = patient(&a).bind().unwrap();
+    let handle = from.handle();
+    let _events = tokio::spawn(from.run());
+    for n in 1..=5 {
+        handle.send(&b, "count", n).await.unwrap();
+    }
+    within(handle.flush(&b)).await.unwrap();
+    old.handle().shutdown();
+    let old = tokio::spawn(old.run());
+    // The sender is asked to send no more.
+    assert!(stays_pending(&mut Box::pin(hears.recv())).await);
+    let successor = counting(&b, &fast, &heard);
+    let new = tokio::spawn(async move { bind(successor).await.run().await });
+    let to = handle.clone();
+    for n in 6..=7 {
+        handle.send(&b, "count", n).await.unwrap();
+    }
+    let asked = tokio::spawn(async move { to.request(&b, "count", 8).await });
+    // Not even a request overtakes what the old one has.
+    assert!(stays_pending(&mut Box::pin(hears.recv())).await);
+    for n in 1..=8 {
+        slow.add_permits(1);
+        assert_eq!(within(hears.recv()).await, Some(n));
+    }
+    assert_eq!(within(asked).await.unwrap().unwrap(), 8);
+    within(old).await.unwrap();
+    new.abort();
+}
+
+/// A caller that asks, ends its connection, and never comes back.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn closing_an_accepted_connection_has_the_drain_timeout() {
+    use asyncipc::PipeClient;
+    use bytes::Bytes;
+    use futures::SinkExt;
+
+    let name = unique_name("linger");
+    let drain = Duration::from_secs(30);
+    let builder = Endpoint::builder(&name).drain_timeout(drain);
+    let mut endpoint = builder.on("ping", async |_| Ok("pong")).bind().unwrap();
+    let mut client = PipeClient::connect(&*name).await.unwrap();
+    let request = Bytes::from(r#"{"action": "ping", "from": "raw", "id": 1}"#);
+    client.send(request).await.unwrap();
+    client.close_write().await.unwrap();
+    assert!(matches!(endpoint.next().await, Some(EndpointEvent::Ready)));
+    // It has not read the reply.
+    let event = endpoint.next().await;
+    let Some(EndpointEvent::Error(EndpointError::Pipe(Error::TimedOut { waited, .. }))) = event
+    else {
+        panic!("{event:?}");
+    };
+    assert_eq!(waited, drain);
+}
+
+#[tokio::test]
+async fn a_program_that_asks_to_end_a_connection_and_does_not_is_left_at_the_drain_timeout() {
+    use futures::SinkExt;
+
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("stays-{it}")));
+    let mut server = asyncipc::PipeServer::bind(&b).unwrap();
+    let builder = patient(&a).drain_timeout(Duration::from_millis(50));
+    let from = builder.bind().unwrap();
+    let handle = from.handle();
+    let _events = tokio::spawn(from.run());
+    handle.send(&b, "count", 1).await.unwrap();
+    let mut first = within(server.accept()).await.unwrap();
+    within(first.next()).await.unwrap().unwrap();
+    let closing = r#"{"from": "raw", "closing": true}"#;
+    first.send(closing.into()).await.unwrap();
+    assert!(stays_pending(&mut Box::pin(std::future::pending::<()>())).await);
+    handle.send(&b, "count", 2).await.unwrap();
+    let mut second = within(server.accept()).await.unwrap();
+    let message = within(second.next()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&message).contains(r#""data":2"#));
+    drop(first);
+}

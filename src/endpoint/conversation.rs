@@ -16,6 +16,7 @@ use super::envelope::{self, Incoming, Malformed};
 use super::handling::{self, Load};
 use super::link::{ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
+use crate::sync::until;
 use crate::{BoxError, Error, PipeConnection, PipeReceiver};
 
 /// Reads one connection to its end, and handles what comes.
@@ -78,16 +79,14 @@ impl Conversation {
             let event = EndpointEvent::Error(error.into());
             self.endpoint.tell(event).await;
         }
-        while self.in_hand() > 0 {
-            tokio::select! {
-                () = first(&mut self.messages) => drop(self.messages.pop_front()),
-                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-            }
-        }
+        self.handle_rest().await;
         let closed = match self.link.gone.is_cancelled() {
             true => self.link.left(self.receiver.is_terminated()).await,
             false => self.link.close().await,
         };
+        if closed.is_ok() && self.to.is_some() && self.link.closing.is_cancelled() {
+            self.hear_out().await;
+        }
         self.link.end(LEFT);
         let error = match (&self.to, closed) {
             // Those who have connected to us have only missed replies.
@@ -96,6 +95,30 @@ impl Conversation {
             (_, Err(error)) => error.into(),
         };
         self.endpoint.tell(EndpointEvent::Error(error)).await;
+    }
+
+    /// Waits until the other side, which has asked to end the connection, has handled everything and
+    /// ends it too.
+    async fn hear_out(&mut self) {
+        if !self.receiver.shared.io.can_shutdown() {
+            // It knows of no end before this side is gone. Its name is not free before it has
+            // handled everything: it has a pipe instance until then.
+            return;
+        }
+        let deadline = Instant::now().checked_add(self.endpoint.options.drain_timeout);
+        while let Some(Some(Ok(message))) = until(deadline, self.receiver.next()).await {
+            self.received(&message);
+        }
+        self.handle_rest().await;
+    }
+
+    async fn handle_rest(&mut self) {
+        while self.in_hand() > 0 {
+            tokio::select! {
+                () = first(&mut self.messages) => drop(self.messages.pop_front()),
+                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+            }
+        }
     }
 
     /// Reads to the end, or until there is no more reason to.

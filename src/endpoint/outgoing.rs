@@ -81,6 +81,9 @@ struct Destination {
     /// Whether the system may have a part of it.
     begun: AtomicBool,
     link: Option<Arc<Link>>,
+    /// The connection that the other program has asked to end. It handles what came over that one
+    /// first, and whoever has its name after it, the rest: not before this time, unless it ends.
+    ending: Option<(Arc<Link>, Option<Instant>)>,
     trouble: Trouble,
 }
 
@@ -179,6 +182,7 @@ impl Shared {
             current: None,
             begun: AtomicBool::new(false),
             link: None,
+            ending: None,
             trouble: trouble.clone(),
         };
         self.spawn(destination.run());
@@ -293,7 +297,7 @@ impl Destination {
             if self.link.as_ref().is_some_and(|it| it.is_over()) {
                 self.finish();
             }
-            if self.link.is_none() && self.leaves() {
+            if self.link.is_none() && self.ending.is_none() && self.leaves() {
                 return false;
             }
             let next = tokio::select! {
@@ -302,6 +306,10 @@ impl Destination {
                 // From here on, nothing more is put into the queue.
                 () = self.endpoint.shutdown.requested() => self.queue.try_recv().ok(),
                 () = over(&self.link) => continue,
+                () = ended(&self.ending), if self.ending.is_some() => {
+                    self.ending = None;
+                    continue;
+                }
             };
             let Some(accepted) = next else { return false };
             if self.queue.len() < self.endpoint.options.queue {
@@ -363,7 +371,14 @@ impl Destination {
         }
         let link = match &self.link {
             Some(link) => link.clone(),
-            None => self.connect().await?,
+            None => {
+                if self.ending.is_some() {
+                    *lock(&self.trouble) = Some("it is shutting down".into());
+                    ended(&self.ending).await;
+                    self.ending = None;
+                }
+                self.connect().await?
+            }
         };
         let Some(Accepted { item, .. }) = &mut self.current else {
             return Ok(());
@@ -406,6 +421,11 @@ impl Destination {
     fn finish(&mut self) {
         if let Some(link) = self.link.take() {
             link.done.cancel();
+            if link.closing.is_cancelled() {
+                let drain_timeout = self.endpoint.options.drain_timeout;
+                let deadline = Instant::now().checked_add(drain_timeout);
+                self.ending = Some((link, deadline));
+            }
         }
     }
 
@@ -493,6 +513,13 @@ impl Drop for Destination {
             let (endpoint, to) = (&self.endpoint.name, &self.to);
             tracing::warn!(%endpoint, %to, messages, "dropped while messages waited");
         }
+    }
+}
+
+/// Waits until the connection has ended, or for long enough.
+async fn ended(ending: &Option<(Arc<Link>, Option<Instant>)>) {
+    if let Some((link, deadline)) = ending {
+        until(*deadline, link.gone.cancelled()).await;
     }
 }
 
