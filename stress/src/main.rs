@@ -8,8 +8,13 @@
 //! afterwards. It prints its seed, which repeats its choices; its figures, on the last line; and exits
 //! with 0 when nothing was wrong, 1 when something was, 3 when it hung.
 
+mod cancel;
+mod fuzzed_sockets;
 mod kills;
 mod platform;
+#[cfg(unix)]
+mod racing_binds;
+mod restarts;
 mod run;
 mod storm;
 
@@ -39,6 +44,29 @@ const CAMPAIGNS: &[Campaign] = &[
         name: "kills",
         about: "Servers, clients and workers are killed; what was acknowledged is not lost",
         run: Ok(kills::run),
+    },
+    Campaign {
+        name: "fuzzed-sockets",
+        about: "Raw peers send anything in pieces; honest clients beside them lose nothing",
+        run: Ok(fuzzed_sockets::run),
+    },
+    Campaign {
+        name: "cancel",
+        about: "All that can be awaited is cancelled; nothing is lost or doubled",
+        run: Ok(cancel::run),
+    },
+    Campaign {
+        name: "racing-binds",
+        about: "Processes and threads bind one name over dead servers' files; one wins at a time",
+        #[cfg(unix)]
+        run: Ok(racing_binds::run),
+        #[cfg(not(unix))]
+        run: Err("a pipe has no file that a dead server leaves"),
+    },
+    Campaign {
+        name: "restarts",
+        about: "Endpoints end, orderly and killed, and start again, while others send to them",
+        run: Ok(restarts::run),
     },
 ];
 
@@ -139,6 +167,10 @@ fn child(words: &[String]) -> Result<()> {
         ["kills-server", name, log] => kills::server(name, log),
         ["kills-client", name, log, seed] => kills::client(name, log, seed),
         ["kills-worker", log] => kills::worker(log),
+        ["cancel-worker"] => cancel::worker(),
+        #[cfg(unix)]
+        ["race", name, holder, seed] => racing_binds::racer(name, holder, seed),
+        ["restarts", name, to, log, folder] => restarts::endpoint(name, to, log, folder),
         _ => Err(format!("no such role: {words:?}").into()),
     }
 }

@@ -4,8 +4,71 @@ pub(crate) use imp::*;
 
 #[cfg(unix)]
 mod imp {
+    use std::io::{self, IoSlice};
+    use std::mem::MaybeUninit;
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, send, sendmsg};
     use rustix::process::{Pid, Signal, kill_process_group};
+    use tokio::io::{AsyncWriteExt, Interest};
+    use tokio::net::UnixStream;
     use tokio::process::Command;
+
+    /// A peer that knows nothing of the crate.
+    pub(crate) type Raw = UnixStream;
+
+    pub(crate) async fn connect(path: &Path) -> io::Result<Raw> {
+        UnixStream::connect(path).await
+    }
+
+    /// Whether the server takes nobody at the moment.
+    pub(crate) fn is_busy(error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::WouldBlock
+    }
+
+    /// Writes all bytes, the first of them with some descriptors.
+    pub(crate) async fn write_with_descriptors(
+        peer: &mut Raw,
+        bytes: &[u8],
+        descriptors: usize,
+    ) -> io::Result<()> {
+        let null = std::fs::File::open("/dev/null")?;
+        let fds = vec![null.as_fd(); descriptors];
+        let written = peer
+            .async_io(Interest::WRITABLE, || {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                assert!(
+                    control.push(SendAncillaryMessage::ScmRights(&fds)),
+                    "has room for 8"
+                );
+                let flags = SendFlags::NOSIGNAL;
+                Ok(sendmsg(
+                    &*peer,
+                    &[IoSlice::new(bytes)],
+                    &mut control,
+                    flags,
+                )?)
+            })
+            .await?;
+        peer.write_all(&bytes[written..]).await
+    }
+
+    /// Sends a byte that is not part of the stream. Only Linux has this.
+    pub(crate) async fn write_urgent(peer: &mut Raw) -> io::Result<()> {
+        if !cfg!(target_os = "linux") {
+            return Ok(());
+        }
+        let sent = peer.async_io(Interest::WRITABLE, || {
+            Ok(send(&*peer, b"!", SendFlags::OOB | SendFlags::NOSIGNAL)?)
+        });
+        match sent.await {
+            // Linux before 5.15 has it for other sockets only.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            sent => sent.map(drop),
+        }
+    }
 
     /// Puts a command's process and all of its children into a group, to end them together.
     pub(crate) fn in_own_group(command: &mut Command) {
@@ -23,7 +86,37 @@ mod imp {
 
 #[cfg(windows)]
 mod imp {
+    use std::io;
+    use std::path::Path;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::windows::named_pipe::{ClientOptions, NamedPipeClient};
     use tokio::process::Command;
+
+    /// A peer that knows nothing of the crate.
+    pub(crate) type Raw = NamedPipeClient;
+
+    pub(crate) async fn connect(path: &Path) -> io::Result<Raw> {
+        ClientOptions::new().open(path)
+    }
+
+    /// Whether the server takes nobody at the moment: ERROR_PIPE_BUSY.
+    pub(crate) fn is_busy(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(231)
+    }
+
+    /// A pipe carries bytes only.
+    pub(crate) async fn write_with_descriptors(
+        peer: &mut Raw,
+        bytes: &[u8],
+        _descriptors: usize,
+    ) -> io::Result<()> {
+        peer.write_all(bytes).await
+    }
+
+    pub(crate) async fn write_urgent(_peer: &mut Raw) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Children end by themselves when their parent has.
     pub(crate) fn in_own_group(_command: &mut Command) {}
@@ -48,4 +141,13 @@ pub(crate) fn living(group: u32) -> usize {
         Some((state != "Z" && state != "X") && pgrp == group)
     });
     stats.filter(|lives| *lives).count()
+}
+
+/// How many descriptors this process has open, where the system tells.
+pub(crate) fn descriptors() -> Option<usize> {
+    if !cfg!(target_os = "linux") {
+        return None;
+    }
+    // One of them reads the folder.
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count() - 1)
 }

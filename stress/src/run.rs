@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{BufRead, stdin};
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use asyncipc::BoxError;
@@ -62,6 +64,48 @@ impl Run {
     /// Choices for one task: the same seed and the same number give the same ones.
     pub(crate) fn choices(&self, number: u64) -> SmallRng {
         SmallRng::seed_from_u64(self.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+/// What was found in the parts of a campaign. A part that has failed is not run again, and the others
+/// go on.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(BTreeMap<&'static str, String>);
+
+impl Findings {
+    /// Runs one part, unless it has failed before. Gives what it has counted.
+    pub(crate) async fn of(
+        &mut self,
+        part: &'static str,
+        running: impl Future<Output = Result<u64>>,
+    ) -> u64 {
+        if self.0.contains_key(part) {
+            return 0;
+        }
+        match within(part, running).await.flatten() {
+            Ok(counted) => counted,
+            Err(error) => {
+                eprintln!("{part}: {error}");
+                self.0.insert(part, error.to_string());
+                0
+            }
+        }
+    }
+
+    /// Fails if anything has.
+    pub(crate) fn end(self) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let lines = self
+            .0
+            .iter()
+            .map(|(part, error)| format!("\n  {part}: {error}"));
+        fail!(
+            "{} parts failed:{}",
+            self.0.len(),
+            lines.collect::<String>()
+        )
     }
 }
 
@@ -133,6 +177,26 @@ pub(crate) async fn within_time<F: Future>(
     output.map_err(|_| format!("hung for {limit:?}: {what}").into())
 }
 
+/// Polls `future` until it has been pending `polls` times, and drops it then.
+pub(crate) async fn cancelled<F: Future>(polls: u32, future: F) -> Option<F::Output> {
+    if polls == 0 {
+        return None;
+    }
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => {
+            left -= 1;
+            match left {
+                0 => Poll::Ready(None),
+                _ => Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
 /// A message that begins with a number, and then has bytes that follow from it.
 pub(crate) fn numbered(number: u64, len: usize) -> Bytes {
     let mut message = BytesMut::with_capacity(8 + len);
@@ -182,13 +246,23 @@ pub(crate) fn itself(role: &str, arguments: &[&str]) -> Result<Command> {
 pub(crate) struct Started {
     pub(crate) process: Child,
     /// The child ends when this is closed.
-    _orders: Option<ChildStdin>,
+    orders: Option<ChildStdin>,
 }
 
 impl Started {
     pub(crate) fn new(mut process: Child) -> Self {
-        let _orders = process.stdin.take();
-        Started { process, _orders }
+        let orders = process.stdin.take();
+        Started { process, orders }
+    }
+
+    /// Tells it to end orderly.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        if let Some(orders) = &mut self.orders {
+            use tokio::io::AsyncWriteExt;
+            orders.write_all(b"stop\n").await?;
+            orders.flush().await?;
+        }
+        Ok(())
     }
 
     /// As `kill -9`.
