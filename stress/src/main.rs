@@ -9,7 +9,9 @@
 //! with 0 when nothing was wrong, 1 when something was, 3 when it hung.
 
 mod cancel;
+mod circles;
 mod fuzzed_sockets;
+mod hub;
 mod kills;
 mod platform;
 #[cfg(unix)]
@@ -67,6 +69,16 @@ const CAMPAIGNS: &[Campaign] = &[
         name: "restarts",
         about: "Endpoints end, orderly and killed, and start again, while others send to them",
         run: Ok(restarts::run),
+    },
+    Campaign {
+        name: "circles",
+        about: "Endpoints in rings send to each other, and ask each other, within their handlers",
+        run: Ok(circles::run),
+    },
+    Campaign {
+        name: "hub",
+        about: "A hub with fast, slow, dead and leaving clients; nobody delays others",
+        run: Ok(hub::run),
     },
 ];
 
