@@ -10,6 +10,8 @@
 
 mod cancel;
 mod circles;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod fuzzed_sockets;
 mod hub;
 mod kills;
@@ -18,6 +20,9 @@ mod platform;
 mod racing_binds;
 mod restarts;
 mod run;
+mod runtimes;
+#[cfg(target_os = "linux")]
+mod soak;
 mod storm;
 
 use std::panic;
@@ -79,6 +84,27 @@ const CAMPAIGNS: &[Campaign] = &[
         name: "hub",
         about: "A hub with fast, slow, dead and leaving clients; nobody delays others",
         run: Ok(hub::run),
+    },
+    Campaign {
+        name: "runtimes",
+        about: "Short-lived runtimes, and none, use what belongs to one that lives",
+        run: Ok(runtimes::run),
+    },
+    Campaign {
+        name: "descriptors",
+        about: "A server runs out of descriptors again and again, and goes on",
+        #[cfg(target_os = "linux")]
+        run: Ok(descriptors::run),
+        #[cfg(not(target_os = "linux"))]
+        run: Err("only on Linux is there a limit that a process can set itself and reach"),
+    },
+    Campaign {
+        name: "soak",
+        about: "Everything at once for long; memory and descriptors do not grow",
+        #[cfg(target_os = "linux")]
+        run: Ok(soak::run),
+        #[cfg(not(target_os = "linux"))]
+        run: Err("memory is measured by /proc"),
     },
 ];
 
@@ -182,6 +208,8 @@ fn child(words: &[String]) -> Result<()> {
         ["cancel-worker"] => cancel::worker(),
         #[cfg(unix)]
         ["race", name, holder, seed] => racing_binds::racer(name, holder, seed),
+        #[cfg(target_os = "linux")]
+        ["descriptors", name, seed] => descriptors::server(name, seed),
         ["restarts", name, to, log, folder] => restarts::endpoint(name, to, log, folder),
         _ => Err(format!("no such role: {words:?}").into()),
     }
@@ -273,10 +301,9 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Panics that a runtime or a server has caught are failures too.
 fn count_panics() {
-    let shown = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
+    panic::set_hook(Box::new(|panic| {
+        eprintln!("{panic}");
         lock(&PANICS).push(panic.to_string());
-        shown(panic);
     }));
 }
 

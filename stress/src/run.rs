@@ -46,19 +46,28 @@ pub(crate) const SOON: Duration = Duration::from_secs(5);
 pub(crate) struct Run {
     pub(crate) seed: u64,
     ends: Instant,
+    length: Duration,
 }
 
 impl Run {
     pub(crate) fn new(seconds: u64, seed: u64) -> Self {
+        let length = Duration::from_secs(seconds);
         Run {
             seed,
-            ends: Instant::now() + Duration::from_secs(seconds),
+            ends: Instant::now() + length,
+            length,
         }
     }
 
     /// Whether there is time for another round.
     pub(crate) fn goes_on(&self) -> bool {
         Instant::now() < self.ends
+    }
+
+    /// The part of the time that has passed, from 0 to 1.
+    pub(crate) fn passed(&self) -> f64 {
+        let left = self.ends.saturating_duration_since(Instant::now());
+        1.0 - left.as_secs_f64() / self.length.as_secs_f64()
     }
 
     /// Choices for one task: the same seed and the same number give the same ones.
