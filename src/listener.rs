@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::task::TaskTracker;
 
 use crate::stream::DEFAULT_LINGER;
-use crate::sys::{self, Limits};
+use crate::sys::{self, Limits, Lingering};
 use crate::{Access, Error, PipeName, PipeStream};
 
 /// After an error in accepting, the pause before the next try: doubled from the first to the last.
@@ -77,7 +77,10 @@ impl PipeListener {
     ) -> Result<Self, Error> {
         need_runtime("cannot listen on", &name)?;
         limits.check()?;
-        let lingering = TaskTracker::new();
+        let lingering = Lingering {
+            tasks: TaskTracker::new(),
+            limit: linger,
+        };
         let inner = sys::Listener::bind(&name, limits, options, lingering.clone())?;
         tracing::debug!(pipe = %name, "listening");
         Ok(PipeListener {
@@ -86,7 +89,7 @@ impl PipeListener {
             linger,
             pause: None,
             next_pause: PAUSES.0,
-            lingering,
+            lingering: lingering.tasks,
         })
     }
 

@@ -474,7 +474,8 @@ impl ServerBuilder {
         self
     }
 
-    /// How long `close` waits for the peer to take the rest. Default 5 s.
+    /// How long `close` waits for the peer to take the rest. Default 5 s. On Windows, a connection
+    /// that is dropped keeps the pipe as long, in the background, for the peer to take what was sent.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
         self

@@ -93,7 +93,8 @@ impl WorkerBuilder<'_> {
         self
     }
 
-    /// How long `close` waits for the worker to take the rest. Default 5 s.
+    /// How long `close` waits for the worker to take the rest. Default 5 s. On Windows, a connection
+    /// that is dropped keeps the pipe as long, in the background.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.options.linger = linger;
         self
@@ -180,7 +181,7 @@ impl WorkerBuilder<'_> {
 
         let started = Instant::now();
         let deadline = started.checked_add(options.timeout);
-        match until(deadline, parent_end.connected(child.get())).await {
+        match until(deadline, parent_end.connected(child.get(), options.linger)).await {
             Some(connected) => {
                 let conn = options.connection(connected?, name);
                 let child = child.claim();

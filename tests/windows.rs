@@ -19,7 +19,9 @@ use asyncipc::{
     ServerBuilder,
 };
 use bytes::{Bytes, BytesMut};
-use common::{PATIENCE, pair_of, sample, skipped, stays_pending, under_wine, unique_name, within};
+use common::{
+    HOLDS, PATIENCE, pair_of, sample, skipped, stays_pending, under_wine, unique_name, within,
+};
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -53,6 +55,52 @@ fn ends(what: &str) -> (ServerBuilder, ClientBuilder) {
         .linger(PATIENCE)
         .timeout(PATIENCE);
     (server, client)
+}
+
+/// Sends until the other end is gone.
+async fn send_to_the_end(conn: &mut PipeConnection) {
+    let error = within(async {
+        loop {
+            if let Err(error) = conn.send("anybody there?".into()).await {
+                break error;
+            }
+        }
+    });
+    let error = error.await;
+    assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_dropped_server_end_stays_for_its_client_as_long_as_the_linger() {
+    // Time goes on by leaps, in which nothing is waited for.
+    async fn leap(time: Duration) {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+    }
+    for overlapped in [false, true] {
+        let (mut server, client) = ends("lingers");
+        if overlapped {
+            server = server.overlapped_io();
+        }
+        let server = server.linger(Duration::from_secs(10));
+        let (mut client, mut accepted) = pair_of(&server, &client).await;
+        // More than the client's end reads ahead.
+        accepted.send(sample(HOLDS, 0)).await.unwrap();
+        drop(accepted);
+        // It reads and throws away, so that the client gets on.
+        for seconds in [0, 8] {
+            leap(Duration::from_secs(seconds)).await;
+            for _ in 0..100 {
+                within(client.send("still there?".into())).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+        leap(Duration::from_secs(3)).await;
+        send_to_the_end(&mut client).await;
+        assert!(receive(&mut client).await == sample(HOLDS, 0));
+        assert!(within(client.next()).await.is_none());
+    }
 }
 
 /// The two ends of a pipe of messages, both ways around: each behaviour holds for either end.

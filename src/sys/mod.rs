@@ -14,7 +14,10 @@
 //!   `was_given`, and
 //!   `Inherited` with `find` and `open`
 
+use std::time::Duration;
+
 use bytes::BytesMut;
+use tokio_util::task::TaskTracker;
 
 use crate::Access;
 
@@ -74,6 +77,15 @@ pub(crate) struct Limits {
     /// How many clients may be connected.
     pub(crate) max_connections: usize,
     pub(crate) access: Access,
+}
+
+/// What dropped streams of a server still have to do, where there is such a thing.
+#[derive(Clone, Debug)]
+#[cfg_attr(unix, allow(dead_code))]
+pub(crate) struct Lingering {
+    pub(crate) tasks: TaskTracker,
+    /// How long one of them waits for its peer to take the last bytes.
+    pub(crate) limit: Duration,
 }
 
 /// Keeps the traits of [`ext`] from being implemented elsewhere: they will grow.

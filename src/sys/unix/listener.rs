@@ -11,12 +11,11 @@ use std::task::{Context, Poll, ready};
 use socket2::SockAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
-use tokio_util::task::TaskTracker;
 
 use super::socket::{self, Listening};
 use super::stream::Stream;
 use super::{folder, lock, mode};
-use crate::sys::{Limits, Unavailable};
+use crate::sys::{Limits, Lingering, Unavailable};
 use crate::{Access, Error, PipeName};
 
 /// The backlog unless another is set; the system may cap it (`net.core.somaxconn`).
@@ -46,7 +45,7 @@ impl Listener {
         name: &PipeName,
         limits: &Limits,
         options: &ListenOptions,
-        _lingering: TaskTracker,
+        _lingering: Lingering,
     ) -> Result<Self, Error> {
         let path = name.as_path();
         let failed = |e| Error::from_io("cannot listen on", name, e);

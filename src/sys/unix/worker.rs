@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use tokio::process::{Child, Command};
@@ -81,7 +82,11 @@ impl ParentEnd {
     /// The stream to the child, which has its end from the beginning.
     ///
     /// The system would call this process the peer: it made both ends.
-    pub(crate) async fn connected(self, child: &mut Child) -> Result<Stream, Error> {
+    pub(crate) async fn connected(
+        self,
+        child: &mut Child,
+        _linger: Duration,
+    ) -> Result<Stream, Error> {
         let peer = Peer {
             process_id: child.id(),
             session_id: None,

@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::task::coop::poll_proceed;
-use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
 use super::connecting::Connecting;
@@ -19,7 +18,7 @@ use super::lock;
 use super::name;
 use super::stream::Stream;
 use super::wait;
-use crate::sys::Limits;
+use crate::sys::{Limits, Lingering};
 use crate::{Error, InvalidName, PipeName};
 
 /// How many instances wait for clients unless told otherwise.
@@ -29,7 +28,7 @@ pub(crate) struct Listener {
     pool: Arc<Pool>,
     connecting: FuturesUnordered<Connecting>,
     runtime: Handle,
-    lingering: TaskTracker,
+    lingering: Lingering,
 }
 
 /// What the listener shares with the streams that it has handed out.
@@ -58,7 +57,7 @@ impl Listener {
         name: &PipeName,
         limits: &Limits,
         options: &ListenOptions,
-        lingering: TaskTracker,
+        lingering: Lingering,
     ) -> Result<Self, Error> {
         if !name::is_local(name.as_path()) {
             let rule = r"a server listens on its own machine: \\.\pipe\NAME";

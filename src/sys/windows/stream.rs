@@ -10,13 +10,11 @@ use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use tokio::net::windows::named_pipe::{NamedPipeClient, NamedPipeServer};
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-use tokio_util::task::TaskTracker;
 use windows_sys::Win32::Foundation::{
     ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_PIPE_NOT_CONNECTED, HANDLE, INVALID_HANDLE_VALUE,
 };
@@ -35,16 +33,13 @@ use super::listener::Slot;
 use super::name;
 use super::pipe::Pipe;
 use super::user;
-use crate::sys::Unavailable;
+use crate::sys::{Lingering, Unavailable};
 use crate::turn::poll_spend;
 use crate::{Error, Peer, PipeName};
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
 /// that copy is kept for the next write.
 const MAX_WRITE: usize = 128 << 10;
-
-/// How long a dropped server end waits for its client to take the last bytes.
-const LINGER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -57,7 +52,7 @@ pub(crate) struct Stream {
     /// Whether the peer has left.
     ended: AtomicBool,
     /// Where a dropped server end may be waited for.
-    lingering: Option<TaskTracker>,
+    lingering: Option<Lingering>,
 }
 
 /// Whose I/O moves the bytes.
@@ -131,7 +126,7 @@ impl ConnectOptions {
 }
 
 impl Stream {
-    pub(super) fn server(instance: Instance, slot: Option<Slot>, lingering: TaskTracker) -> Self {
+    pub(super) fn server(instance: Instance, slot: Option<Slot>, lingering: Lingering) -> Self {
         match instance {
             Instance::Tokio(pipe) => Stream::new(End::Server(pipe), slot, Some(lingering)),
             Instance::Own { pipe, messages } => {
@@ -148,7 +143,7 @@ impl Stream {
     /// # Panics
     ///
     /// Outside of a Tokio runtime.
-    fn new(end: End, slot: Option<Slot>, lingering: Option<TaskTracker>) -> Self {
+    fn new(end: End, slot: Option<Slot>, lingering: Option<Lingering>) -> Self {
         Stream {
             _slot: slot,
             end: Arc::new(end),
@@ -382,6 +377,7 @@ impl Drop for Stream {
         }
         if let Ok(runtime) = Handle::try_current() {
             let (end, threads) = (self.end.clone(), runtime.clone());
+            let limit = lingering.limit;
             let linger = async move {
                 // As long as it waits for the peer to read, the peer must not wait for it.
                 let taken = async {
@@ -390,9 +386,9 @@ impl Drop for Stream {
                         _ = end.discard() => {}
                     }
                 };
-                let _ = tokio::time::timeout(LINGER, taken).await;
+                let _ = tokio::time::timeout(limit, taken).await;
             };
-            lingering.spawn_on(linger, &runtime);
+            lingering.tasks.spawn_on(linger, &runtime);
         }
     }
 }

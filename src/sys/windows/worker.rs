@@ -18,7 +18,7 @@ use super::connecting::Connecting;
 use super::instance::{Factory, ListenOptions};
 use super::stream::{ConnectOptions, Stream, unavailable};
 use super::wait::wait_until_free;
-use crate::sys::{Unavailable, Waited};
+use crate::sys::{Lingering, Unavailable, Waited};
 use crate::{Access, Error, PipeName};
 
 /// Where the system has no wait for a busy pipe, the pause before it is tried again.
@@ -65,15 +65,19 @@ impl ParentEnd {
     }
 
     /// Waits until the child has connected, or has ended without. Puts out anybody else.
-    pub(crate) async fn connected(self, child: &mut Child) -> Result<Stream, Error> {
+    pub(crate) async fn connected(
+        self,
+        child: &mut Child,
+        linger: Duration,
+    ) -> Result<Stream, Error> {
         // Waiting for the child would close it.
         let stdin = child.stdin.take();
-        let connected = self.wait_for(child).await;
+        let connected = self.wait_for(child, linger).await;
         child.stdin = stdin;
         connected
     }
 
-    async fn wait_for(mut self, child: &mut Child) -> Result<Stream, Error> {
+    async fn wait_for(mut self, child: &mut Child, linger: Duration) -> Result<Stream, Error> {
         let failed = |e| Error::from_io("cannot wait for the worker on", &self.name, e);
         let process_id = child.id();
         loop {
@@ -94,7 +98,11 @@ impl ParentEnd {
             };
             if client.is_some() && client == process_id {
                 let instance = self.factory.adopt(instance).map_err(failed)?;
-                return Ok(Stream::server(instance, None, TaskTracker::new()));
+                let lingering = Lingering {
+                    tasks: TaskTracker::new(),
+                    limit: linger,
+                };
+                return Ok(Stream::server(instance, None, lingering));
             }
             if let Some(status) = ended {
                 return Err(Error::WorkerEnded {
