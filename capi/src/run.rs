@@ -90,7 +90,7 @@ impl Run {
         let cannot = |error| Failure::new(Code::Io, format!("cannot start a thread: {error}"));
         sys::stay_loaded().map_err(cannot)?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(cannot)?;
+        let runtime = Background(Some(runtime.map_err(cannot)?));
         let run = Arc::new(Run {
             name: name.clone(),
             process: process::id(),
@@ -104,7 +104,7 @@ impl Run {
             thread: Mutex::default(),
         });
         let begun = {
-            let _entered = runtime.enter();
+            let _entered = runtime.get().enter();
             match role {
                 Role::Server => run.listen(&options, kind, name),
                 Role::Client => {
@@ -138,7 +138,7 @@ impl Run {
 
     fn live(
         &self,
-        runtime: Runtime,
+        runtime: Background,
         begun: Result<Begun, Failure>,
         caller: &Caller,
         previous: Option<Arc<Run>>,
@@ -151,12 +151,12 @@ impl Run {
         match begun {
             Ok(begun) => {
                 self.call(|| caller.on_create(None));
-                runtime.block_on(self.converse(begun, caller));
+                runtime.get().block_on(self.converse(begun, caller));
             }
             Err(failure) => self.call(|| caller.on_create(Some(failure))),
         }
-        // An attempt to reach another machine may still block a thread.
-        runtime.shutdown_background();
+        // Before another run may begin.
+        drop(runtime);
     }
 
     async fn converse(&self, begun: Begun, caller: &Caller) {
@@ -368,6 +368,25 @@ impl Run {
         if let Some(thread) = thread.take() {
             // A panic was reported when it happened.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A runtime that is not waited for at its end: an attempt to reach another machine may still block
+/// a thread, and in a callback nothing may wait.
+#[derive(Debug)]
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("taken only at the end")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -85,6 +85,13 @@ fn a_forked_child_is_told_that_a_pipe_is_its_parents() {
     passes("tests/programs/unix/fork.c", Build::Plain, &[]);
 }
 
+/// Where memory can be limited so that it fails.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[test]
+fn a_thread_that_cannot_be_started_in_a_callback_is_an_error() {
+    passes("tests/programs/unix/threads.c", Build::Plain, &[]);
+}
+
 /// Other systems do not limit it.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
