@@ -3,11 +3,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{process, ptr};
 
 use asyncipc::{ClientBuilder, Error, Event, HubBuilder, HubHandle, PipeHub, PipeName};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::failure::{Code, Failure};
 use crate::options::Options;
 use crate::pipe::{Kind, Role};
 use crate::sync::{lock, wait};
-use crate::sys;
+use crate::sys::{self, Process};
 
 /// What callbacks in C are used to from main threads. Only what is used of it takes memory.
 const STACK: usize = 8 << 20;
@@ -54,7 +54,7 @@ pub(crate) struct Start {
 pub(crate) struct Run {
     name: PipeName,
     /// Where its thread is: a child that was forked has none.
-    process: u32,
+    process: Process,
     send_timeout: Duration,
     max_message_size: usize,
     /// A client has it once it is connected.
@@ -93,7 +93,7 @@ impl Run {
         let runtime = Background(Some(runtime.map_err(cannot)?));
         let run = Arc::new(Run {
             name: name.clone(),
-            process: process::id(),
+            process: Process::this(),
             send_timeout: options.send_timeout(),
             max_message_size: options.max_message_size(),
             hub: OnceLock::new(),
@@ -238,10 +238,10 @@ impl Run {
     }
 
     pub(crate) fn is_of_this_process(&self) -> Result<(), Failure> {
-        if self.process == process::id() {
+        if self.process == Process::this() {
             return Ok(());
         }
-        let (name, process) = (&self.name, self.process);
+        let (name, process) = (&self.name, self.process.id);
         let text = format!("{name} was created in process {process}, of which this is a fork");
         Err(Failure::new(Code::WrongState, text))
     }

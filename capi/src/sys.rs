@@ -12,6 +12,25 @@ pub(crate) enum Transport {
     Messages,
 }
 
+/// A process, told apart from those that were forked from it. Its number alone does not do that: a
+/// child in a namespace of its own can have its parent's, and a later one that of an ancestor which has
+/// ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) id: u32,
+    /// How many forks since the first pipe have led here.
+    forks: u64,
+}
+
+impl Process {
+    pub(crate) fn this() -> Self {
+        Process {
+            id: std::process::id(),
+            forks: forks(),
+        }
+    }
+}
+
 #[cfg(windows)]
 mod platform {
     use std::ptr;
@@ -55,6 +74,11 @@ mod platform {
         }
     }
 
+    /// There is no fork.
+    pub(super) fn forks() -> u64 {
+        0
+    }
+
     /// There are no signals that choose a thread.
     pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
         start()
@@ -65,6 +89,8 @@ mod platform {
 mod platform {
     use std::mem::MaybeUninit;
     use std::ptr;
+    use std::sync::Once;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     use super::*;
 
@@ -82,6 +108,29 @@ mod platform {
     /// Systems keep a library while a thread has thread-local values of it.
     pub(crate) fn stay_loaded() -> io::Result<()> {
         Ok(())
+    }
+
+    /// Counted from the first call on, which the first pipe makes before it has a thread.
+    pub(super) fn forks() -> u64 {
+        type Handler = Option<extern "C" fn()>;
+        unsafe extern "C" {
+            // POSIX; the crate libc has it for some systems only.
+            fn pthread_atfork(prepare: Handler, parent: Handler, child: Handler) -> libc::c_int;
+        }
+        static FORKS: AtomicU64 = AtomicU64::new(0);
+        static COUNTING: Once = Once::new();
+
+        extern "C" fn forked() {
+            FORKS.fetch_add(1, Relaxed);
+        }
+
+        COUNTING.call_once(|| {
+            // SAFETY: the handler does what a signal handler may do. It is not called without its
+            // code: systems forget it with the library, or do not unload one that has thread-local
+            // values. When there is no memory for it, the process has only its number.
+            unsafe { pthread_atfork(None, None, Some(forked)) };
+        });
+        FORKS.load(Relaxed)
     }
 
     /// What a thread causes itself: handlers of the program, of a sanitizer or of another runtime

@@ -85,6 +85,12 @@ fn a_forked_child_is_told_that_a_pipe_is_its_parents() {
     passes("tests/programs/unix/fork.c", Build::Plain, &[]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_with_its_parents_number_is_told_so_too() {
+    passes("tests/programs/unix/namespace.c", Build::Plain, &[]);
+}
+
 /// Where memory can be limited so that it fails.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]

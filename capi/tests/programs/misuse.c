@@ -6,7 +6,7 @@
     (strstr(asyncipc_last_error(), part) != NULL ? (void)0 : FAIL("the error does not say %s", part))
 
 int main(int argc, char **argv) {
-    asyncipc_pipe *pipe = (asyncipc_pipe *)&pipe, *client = NULL, *stranger;
+    asyncipc_pipe *pipe = (asyncipc_pipe *)&pipe, *client = NULL, *stranger, *nowhere = NULL;
     end server = {0};
     asyncipc_result result;
     char bad[] = "b\xFF\xFE", longest[70000];
@@ -71,6 +71,16 @@ int main(int argc, char **argv) {
     memset(longest, 'n', sizeof longest);
     longest[sizeof longest - 1] = 0;
     RETURNS(INVALID_NAME, asyncipc_create(pipe, longest, ASYNCIPC_ROLE_SERVER, &callbacks, &server));
+#ifndef _WIN32
+    /* With what was attempted, and with what the system says. */
+    SUCCEEDS(asyncipc_create_instance(ASYNCIPC_KIND_ASYNC, &nowhere));
+    RETURNS(IO, asyncipc_create(nowhere, "/asyncipc-no-such-folder/x", ASYNCIPC_ROLE_SERVER, NULL, NULL));
+    SAYS("cannot listen on /asyncipc-no-such-folder/x");
+    SAYS("(os error 2)");
+    SUCCEEDS(asyncipc_destroy(nowhere));
+#else
+    (void)nowhere;
+#endif
     RETURNS(INVALID_ARGUMENT, asyncipc_create(pipe, name, 2, &callbacks, &server));
     SAYS("asyncipc_role 2");
     CHECK(server.told[CREATED] == 0);
