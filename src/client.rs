@@ -147,6 +147,7 @@ impl ClientBuilder {
     ///
     /// - [`Error::InvalidName`], [`Error::InvalidOption`]
     /// - [`Error::NotFound`]: nobody listens, and it was not to be waited for
+    /// - [`Error::NotAPipe`]: a folder or a file has the name, which is not waited for; only on Unix
     /// - [`Error::Busy`]: only with [`no_wait`](Self::no_wait)
     /// - [`Error::TimedOut`] with the time waited
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
@@ -196,7 +197,7 @@ impl ClientBuilder {
             };
             let state = match sys::unavailable(&error) {
                 Some(Unavailable::Missing) if self.wait_for_server => Unavailable::Missing,
-                Some(Unavailable::Missing) => return Err(Error::NotFound { pipe: name }),
+                Some(Unavailable::Missing) => return Err(not_found(name)),
                 Some(Unavailable::Busy) => Unavailable::Busy,
                 None if sys::is_mode_mismatch(&error) => {
                     return Err(Error::ModeMismatch { pipe: name });
@@ -232,6 +233,7 @@ impl ClientBuilder {
             if !peer.is_same_user() {
                 return Err(Error::AccessDenied {
                     pipe: stream.name().clone(),
+                    action: "cannot connect to",
                     reason: match peer.user {
                         Some(user) => match sys::current_user() {
                             Ok(_) => format!("its server belongs to user {user}, not to you"),
@@ -248,7 +250,7 @@ impl ClientBuilder {
     fn gave_up(&self, pipe: PipeName, state: Unavailable, waited: Duration) -> Error {
         if self.timeout.is_zero() {
             return match state {
-                Unavailable::Missing => Error::NotFound { pipe },
+                Unavailable::Missing => not_found(pipe),
                 Unavailable::Busy => Error::Busy { pipe },
             };
         }
@@ -257,6 +259,13 @@ impl ClientBuilder {
             Unavailable::Busy => "the server is busy",
         };
         timed_out(pipe, waited, reason)
+    }
+}
+
+fn not_found(pipe: PipeName) -> Error {
+    Error::NotFound {
+        elsewhere: sys::elsewhere(&pipe),
+        pipe,
     }
 }
 

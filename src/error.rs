@@ -1,5 +1,6 @@
 use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -24,11 +25,24 @@ pub enum Error {
         rule: String,
     },
     /// Nobody listens on the name.
-    #[error("no server listens on {pipe}")]
+    #[error("no server listens on {pipe}{}", there(.elsewhere.as_deref()))]
     #[non_exhaustive]
     NotFound {
         /// The pipe that was asked for.
         pipe: PipeName,
+        /// Where a server of the same logical name does listen, started with another environment:
+        /// `XDG_RUNTIME_DIR` is often not set by cron or ssh. Only on Unix, and only looked for when
+        /// nobody listens; to that server, the question is a client that leaves at once.
+        elsewhere: Option<PathBuf>,
+    },
+    /// What has the name is no pipe: a folder, or a plain file. Only on Unix.
+    #[error("cannot connect to {pipe}: it is {found}, not a socket")]
+    #[non_exhaustive]
+    NotAPipe {
+        /// The path that was asked for.
+        pipe: PipeName,
+        /// What is there.
+        found: &'static str,
     },
     /// The server is there, but takes no further client at the moment, and the client was told
     /// not to wait.
@@ -61,12 +75,14 @@ pub enum Error {
         reason: &'static str,
     },
     /// The system, or the safety rules of this crate, refuse access.
-    #[error("access to {pipe} denied: {reason}")]
+    #[error("{action} {pipe}: access denied: {reason}")]
     #[non_exhaustive]
     AccessDenied {
         /// The pipe that was asked for.
         pipe: PipeName,
-        /// Who refuses, and why.
+        /// What was being done to it: `cannot listen on`, `cannot connect to` and the like.
+        action: &'static str,
+        /// Who refuses, and why; with the folder's path when it is the folder of the sockets.
         reason: String,
     },
     /// The client wants messages that the system keeps apart, but the server's pipe is one of
@@ -175,7 +191,9 @@ impl Error {
     pub fn kind(&self) -> io::ErrorKind {
         use io::ErrorKind;
         match self {
-            Error::InvalidName(_) | Error::InvalidOption { .. } => ErrorKind::InvalidInput,
+            Error::InvalidName(_) | Error::InvalidOption { .. } | Error::NotAPipe { .. } => {
+                ErrorKind::InvalidInput
+            }
             Error::ModeMismatch { .. } => ErrorKind::Unsupported,
             Error::NotFound { .. } | Error::NoChannel { .. } => ErrorKind::NotFound,
             Error::Busy { .. } | Error::QueueFull { .. } => ErrorKind::WouldBlock,
@@ -192,9 +210,14 @@ impl Error {
         }
     }
 
-    /// An error of the system while doing `action` to `pipe`, told apart by its kind.
-    pub(crate) fn from_io(action: &str, pipe: &PipeName, source: io::Error) -> Self {
+    /// An error of the system while doing `action` to `pipe`, told apart by its kind, unless it is
+    /// one of these already.
+    pub(crate) fn from_io(action: &'static str, pipe: &PipeName, source: io::Error) -> Self {
         use io::ErrorKind;
+        let source = match source.downcast() {
+            Ok(error) => return error,
+            Err(source) => source,
+        };
         let pipe = pipe.clone();
         match source.kind() {
             ErrorKind::BrokenPipe
@@ -203,6 +226,7 @@ impl Error {
             | ErrorKind::NotConnected => Error::Closed { pipe },
             ErrorKind::PermissionDenied => Error::AccessDenied {
                 pipe,
+                action,
                 reason: source.to_string(),
             },
             _ => Error::Io {
@@ -211,6 +235,13 @@ impl Error {
             },
         }
     }
+}
+
+fn there(elsewhere: Option<&Path>) -> String {
+    elsewhere.map_or_else(String::new, |path| {
+        let path = path.display();
+        format!(", but one does on {path}: the environment tells where logical names are")
+    })
 }
 
 impl From<Error> for io::Error {

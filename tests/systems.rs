@@ -630,3 +630,59 @@ async fn where_everybody_has_a_number_nobody_is_a_user_like_others() {
     let accepted = within(server.accept()).await.unwrap();
     assert_eq!(accepted.peer().unwrap().user.unwrap().as_str(), "65534");
 }
+
+#[tokio::test]
+async fn a_private_folder_that_keeps_its_owner_out_is_mended() {
+    let test = "a_private_folder_that_keeps_its_owner_out_is_mended";
+    let Some(role) = role() else {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
+        let mut command = itself(test);
+        command
+            .env("TMPDIR", temporary.path())
+            .env_remove("XDG_RUNTIME_DIR");
+        return run_as(temporary.path().to_str().unwrap(), &mut command);
+    };
+    // Root is kept out of nothing.
+    // SAFETY: takes numbers.
+    let user = unsafe {
+        libc::setuid(12345);
+        libc::geteuid()
+    };
+    let folder = Path::new(&role).join(format!("asyncipc-{user}"));
+    for mask in UMASKS {
+        umask(mask);
+        let mut server = PipeServer::bind("it").unwrap();
+        assert_eq!(mode(&folder), 0o700, "under {mask:o}");
+        meet(&mut server).await;
+        drop(server);
+        for closed in [0o000, 0o100, 0o200, 0o300, 0o400, 0o500, 0o077] {
+            fs::set_permissions(&folder, Permissions::from_mode(closed)).unwrap();
+            let mut server = PipeServer::bind("it").unwrap();
+            assert_eq!(mode(&folder), 0o700, "from {closed:o}");
+            meet(&mut server).await;
+        }
+        // Nothing is left, the lock file included.
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        fs::remove_dir(&folder).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_the_variable_a_missing_server_is_looked_for_where_logging_in_sets_it_to() {
+    let test = "without_the_variable_a_missing_server_is_looked_for_where_logging_in_sets_it_to";
+    let options = ["--user", "--map-root-user", "--mount"];
+    let prepare = "mount -t tmpfs none /run && mkdir -p -m 700 /run/user/0/asyncipc && \
+                   unset XDG_RUNTIME_DIR &&";
+    if role().is_none() {
+        in_namespace(&options, prepare, test, "without it");
+        return;
+    }
+    let path = Path::new("/run/user/0/asyncipc/it.sock");
+    let _server = PipeServer::bind(path).unwrap();
+    let error = PipeClient::connect("it").await.unwrap_err();
+    assert!(
+        matches!(&error, Error::NotFound { elsewhere, .. } if elsewhere.as_deref() == Some(path)),
+        "{error:?}"
+    );
+}

@@ -18,7 +18,7 @@ use asyncipc::{Access, Error, PipeClient, PipeConnection, PipeName, PipeServer};
 use bytes::Bytes;
 use common::{fill, itself, pair, role, run_as, sample, skipped, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 fn mode(path: impl AsRef<Path>) -> u32 {
@@ -408,7 +408,7 @@ fn again_below(test: &str, folder: &Path, runtime: Option<&Path>) {
 
 /// The user, as the system sees it.
 fn user() -> u32 {
-    tempfile::tempfile().unwrap().metadata().unwrap().uid()
+    geteuid().as_raw()
 }
 
 #[tokio::test]
@@ -534,6 +534,121 @@ fn give_away(path: &Path) -> bool {
         }
         Err(e) => panic!("{e}"),
     }
+}
+
+#[tokio::test]
+async fn an_error_of_the_private_folder_says_what_was_to_be_done_and_names_the_folder() {
+    let test = "an_error_of_the_private_folder_says_what_was_to_be_done_and_names_the_folder";
+    let Some(role) = role() else {
+        let temporary = tempfile::tempdir().unwrap();
+        let missing = temporary.path().join("missing");
+        return again_below(test, &missing, None);
+    };
+    let folder = Path::new(&role).join(format!("asyncipc-{}", user()));
+    let make = format!("cannot make the folder {}", folder.display());
+    let error = PipeServer::bind("it").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.contains("cannot listen on") && text.contains(&make),
+        "{text}"
+    );
+
+    // A file is there.
+    fs::create_dir(&role).unwrap();
+    fs::write(&folder, "").unwrap();
+    for (error, what) in [
+        (PipeServer::bind("it").unwrap_err(), "cannot listen on"),
+        (
+            PipeClient::connect("it").await.unwrap_err(),
+            "cannot connect to",
+        ),
+    ] {
+        assert!(
+            matches!(&error, Error::AccessDenied { action, .. } if *action == what),
+            "{error:?}"
+        );
+        let text = error.to_string();
+        let whole = format!(
+            "{what} {}/it.sock: access denied: {0} is a link",
+            folder.display()
+        );
+        assert!(text.starts_with(&whole), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_server_is_looked_for_where_other_variables_lead_to() {
+    let test = "a_missing_server_is_looked_for_where_other_variables_lead_to";
+    let Some(role) = role() else {
+        let folder = tempfile::tempdir().unwrap();
+        return again_below(test, folder.path(), Some(folder.path()));
+    };
+    let missing = |error: &Error| match error {
+        Error::NotFound { elsewhere, .. } => elsewhere.clone(),
+        _ => panic!("{error:?}"),
+    };
+    // As if bound by a process without the variable.
+    let other = Path::new(&role).join(format!("asyncipc-{}", user()));
+    DirBuilder::new().mode(0o700).create(&other).unwrap();
+    let path = other.join("it.sock");
+    let mut server = PipeServer::bind(&path).unwrap();
+    let builder = PipeClient::builder("it");
+    for builder in [builder.clone(), builder.wait_for_server(true).no_wait()] {
+        let error = builder.connect().now_or_never().unwrap().unwrap_err();
+        assert_eq!(missing(&error), Some(path.clone()));
+        let text = error.to_string();
+        assert!(text.contains(path.to_str().unwrap()), "{text}");
+    }
+    // It goes on, and another name is another one.
+    meet(&mut server).await;
+    let error = PipeClient::connect("other").await.unwrap_err();
+    assert_eq!(missing(&error), None);
+
+    // Not one that is dead, and not in a folder that somebody else can write to.
+    drop(server);
+    leave_stale(&path);
+    let error = PipeClient::connect("it").await.unwrap_err();
+    assert_eq!(missing(&error), None);
+    let _server = PipeServer::bind(&path).unwrap();
+    fs::set_permissions(&other, Permissions::from_mode(0o777)).unwrap();
+    let error = PipeClient::connect("it").await.unwrap_err();
+    assert_eq!(missing(&error), None);
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_no_missing_server() {
+    let (folder, path) = place();
+    let file = folder.path().join("file");
+    fs::write(&file, "precious").unwrap();
+    let link = folder.path().join("link");
+    symlink(&file, &link).unwrap();
+    for (path, what) in [
+        (folder.path(), "a folder"),
+        (&file, "a file"),
+        (&link, "a file"),
+        (Path::new("/dev/null"), "something else"),
+    ] {
+        let builder = PipeClient::builder(path);
+        for builder in [builder.clone(), builder.wait_for_server(true)] {
+            // At once.
+            let error = builder.connect().now_or_never().unwrap().unwrap_err();
+            assert!(
+                matches!(&error, Error::NotAPipe { found, .. } if *found == what),
+                "{error:?}"
+            );
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+            let text = error.to_string();
+            assert!(
+                text.contains(path.to_str().unwrap()) && text.contains(what),
+                "{text}"
+            );
+        }
+    }
+    // A socket of a server that is dead is waited for.
+    leave_stale(&path);
+    let mut connecting = Box::pin(PipeClient::builder(&path).wait_for_server(true).connect());
+    assert!(connecting.as_mut().now_or_never().is_none());
 }
 
 #[tokio::test]

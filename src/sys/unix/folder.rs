@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::mode;
 use super::user::{self, uid};
 
 /// The folder's path: below `$XDG_RUNTIME_DIR` when that is the user's own, else below the
@@ -12,15 +13,27 @@ use super::user::{self, uid};
 ///
 /// The variable often survives a change of user (`su`, `sudo`), hence the look at the owner.
 pub(super) fn path() -> PathBuf {
-    if let Some(runtime) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
-        && runtime.is_absolute()
-        && is_own_folder(&runtime)
-    {
-        return runtime.join("asyncipc");
-    }
+    runtime().unwrap_or_else(|| in_temporary(std::env::temp_dir()))
+}
+
+/// Where it may be for processes that see other variables.
+pub(super) fn everywhere() -> impl Iterator<Item = PathBuf> {
+    // What logging in sets the variable to (pam_systemd(8)).
+    let usual = Path::new("/run/user").join(uid().to_string());
+    let usual = is_own_folder(&usual).then(|| usual.join("asyncipc"));
+    let temporary = [std::env::temp_dir(), "/tmp".into()].map(in_temporary);
+    runtime().into_iter().chain(usual).chain(temporary)
+}
+
+fn runtime() -> Option<PathBuf> {
+    let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    (runtime.is_absolute() && is_own_folder(&runtime)).then(|| runtime.join("asyncipc"))
+}
+
+fn in_temporary(folder: PathBuf) -> PathBuf {
     // A relative one would depend on where each process happens to be.
-    let temporary = Some(std::env::temp_dir()).filter(|it| it.is_absolute());
-    temporary
+    let absolute = Some(folder).filter(|it| it.is_absolute());
+    absolute
         .unwrap_or("/tmp".into())
         .join(format!("asyncipc-{}", uid()))
 }
@@ -43,10 +56,22 @@ pub(super) fn prepare(folder: &Path) -> io::Result<()> {
         }
         _ => {}
     }
-    let opened = open_own(folder)?;
-    if opened.metadata()?.mode() & 0o077 != 0 {
-        let closed = opened.set_permissions(Permissions::from_mode(0o700));
-        closed.map_err(|e| about("cannot close to others the folder", folder, e))?;
+    let opened = match open_own(folder) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let found = fs::symlink_metadata(folder)?;
+            if !found.is_dir() || found.uid() != uid() || found.mode() & 0o700 == 0o700 {
+                return Err(e);
+            }
+            // A umask has kept its owner out as well.
+            mode::set(folder, &found, 0o700)?;
+            open_own(folder)?
+        }
+        opened => opened?,
+    };
+    if opened.metadata()?.mode() & 0o777 != 0o700 {
+        opened
+            .set_permissions(Permissions::from_mode(0o700))
+            .map_err(|e| about("cannot change the mode of the folder", folder, e))?;
     }
     Ok(())
 }

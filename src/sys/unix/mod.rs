@@ -35,7 +35,7 @@ mod worker;
 
 pub(crate) use listener::{ListenOptions, Listener};
 pub(crate) use messages::Messages;
-pub(crate) use name::{check_length, full_path, resolve};
+pub(crate) use name::{check_length, elsewhere, full_path, resolve};
 pub(crate) use stream::{ConnectOptions, Stream, is_mode_mismatch, unavailable, wait_until_free};
 pub(crate) use user::current_user;
 #[cfg(feature = "worker")]

@@ -8,7 +8,9 @@ use std::ffi::OsStr;
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::folder;
+use super::{folder, stream};
+use crate::PipeName;
+use crate::sys::Unavailable;
 
 /// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
 pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
@@ -38,6 +40,23 @@ pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
 /// Where the socket of a logical name is.
 pub(crate) fn resolve(logical: &str) -> PathBuf {
     folder::path().join(format!("{logical}.sock"))
+}
+
+/// Where a server of this logical name listens that was started with another environment.
+pub(crate) fn elsewhere(name: &PipeName) -> Option<PathBuf> {
+    let path = name.as_path();
+    let (here, file) = (path.parent()?, path.file_name()?);
+    if !name.logical {
+        return None;
+    }
+    let listens = |path: &PathBuf| match stream::open(path) {
+        Ok(_) => true,
+        Err(e) => stream::unavailable(&e) == Some(Unavailable::Busy),
+    };
+    folder::everywhere()
+        .filter(|it| it != here && folder::check(it).is_ok())
+        .map(|it| it.join(file))
+        .find(listens)
 }
 
 /// The path must fit into a `sockaddr_un`.

@@ -1,8 +1,10 @@
 //! A connected socket.
 
+use std::fs;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::sync::Once;
@@ -60,6 +62,28 @@ pub(super) fn open(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// What is in the place of a socket, when that is why connecting failed: Linux says ECONNREFUSED, as
+/// if nobody listened, or EACCES; others say ENOTSOCK.
+fn not_a_pipe(name: &PipeName, error: &io::Error) -> Option<Error> {
+    if matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::WouldBlock
+    ) {
+        return None;
+    }
+    let found = fs::metadata(name.as_path()).ok()?.file_type();
+    let found = match found {
+        it if it.is_socket() => return None,
+        it if it.is_dir() => "a folder",
+        it if it.is_file() => "a file",
+        _ => "something else",
+    };
+    Some(Error::NotAPipe {
+        pipe: name.clone(),
+        found,
+    })
+}
+
 /// What an error of [`Stream::connect`] says about the server.
 pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
     match error.kind() {
@@ -97,7 +121,10 @@ impl Stream {
         {
             folder::check(parent)?;
         }
-        Stream::new(open(path)?, None)
+        match open(path) {
+            Ok(socket) => Stream::new(socket, None),
+            Err(e) => Err(not_a_pipe(name, &e).map_or(e, io::Error::from)),
+        }
     }
 
     /// In which it was made: its tasks and timers are that one's, whoever polls.

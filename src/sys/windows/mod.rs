@@ -18,7 +18,7 @@ use crate::sync::lock;
 
 pub(crate) use instance::ListenOptions;
 pub(crate) use listener::Listener;
-pub(crate) use name::{check_length, full_path, resolve};
+pub(crate) use name::{check_length, elsewhere, full_path, resolve};
 pub(crate) use pipe::{Pipe as Messages, is_mode_mismatch};
 pub(crate) use stream::{ConnectOptions, Stream, unavailable};
 pub(crate) use user::current_user;

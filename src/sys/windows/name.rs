@@ -18,6 +18,8 @@ use std::ffi::OsStr;
 use std::os::windows::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::PipeName;
+
 /// The longest path of a pipe, in UTF-16 units, says the documentation. `\\?\` does not change it.
 const MAX_PATH_UNITS: usize = 256;
 
@@ -123,6 +125,11 @@ pub(super) fn pipe(path: &Path) -> impl Iterator<Item = u16> {
 /// Where the pipe of a logical name is.
 pub(crate) fn resolve(logical: &str) -> PathBuf {
     format!("{LOCAL}{logical}").into()
+}
+
+/// There is one place for all names.
+pub(crate) fn elsewhere(_: &PipeName) -> Option<PathBuf> {
+    None
 }
 
 pub(crate) fn check_length(path: &Path) -> Result<(), String> {

@@ -175,7 +175,12 @@ impl Inherited {
                     Waited::Free => yield_now().await,
                     _ => tokio::time::sleep(PAUSE).await,
                 },
-                Some(Unavailable::Missing) => return Err(Error::NotFound { pipe: self.name }),
+                Some(Unavailable::Missing) => {
+                    return Err(Error::NotFound {
+                        pipe: self.name,
+                        elsewhere: None,
+                    });
+                }
                 None => return Err(Error::from_io("cannot connect to", &self.name, error)),
             }
         };
@@ -186,6 +191,7 @@ impl Inherited {
         if server != Some(self.parent) {
             return Err(Error::AccessDenied {
                 pipe: self.name,
+                action: "cannot connect to",
                 reason: format!(
                     "its server is process {}, not the parent {}",
                     server.unwrap_or_default(),
