@@ -489,6 +489,32 @@ async fn a_forked_child_that_drops_its_copy_of_a_server_leaves_the_file_alone() 
 }
 
 #[tokio::test]
+async fn a_forked_child_that_drops_its_copy_of_a_connection_leaves_it_alone() {
+    let test = "a_forked_child_that_drops_its_copy_of_a_connection_leaves_it_alone";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let (mut client, mut server) = common::pair().await;
+    // Both have looked in vain, and wait to be told.
+    assert!(common::stays_pending(&mut client.next()).await);
+    assert!(common::stays_pending(&mut server.next()).await);
+    let mut copies = Some((client, server));
+    in_a_fork(|| drop(copies.take()));
+    (client, server) = copies.unwrap();
+    for _ in 0..2 {
+        let message = common::sample(3 << 20, 1);
+        let (sent, received) =
+            within(async { tokio::join!(client.send(message.clone()), server.next()) }).await;
+        sent.unwrap();
+        assert_eq!(received.unwrap().unwrap(), message);
+        std::mem::swap(&mut client, &mut server);
+    }
+    let closed = within(async { tokio::join!(client.close(), server.close()) }).await;
+    closed.0.unwrap();
+    closed.1.unwrap();
+}
+
+#[tokio::test]
 async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up() {
     let test = "children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up";
     if role().is_none() {

@@ -8,6 +8,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
 use std::process;
@@ -75,71 +76,86 @@ fn accept(listening: &Socket) -> io::Result<Socket> {
     Ok(socket)
 }
 
-#[allow(deprecated, reason = "its successor is the same, and unsafe")]
-fn watch<T: AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(socket, interest)
+/// A descriptor that the runtime watches, for the process in which it began.
+///
+/// One that was forked from it shares the reactor. Dropping its copy must not tell the reactor, which
+/// would not watch for the first one any more (epoll_ctl(2)), but only close the descriptor.
+#[derive(Debug)]
+struct Watched<T: AsRawFd> {
+    io: ManuallyDrop<AsyncFd<T>>,
+    owner: u32,
+}
+
+impl<T: AsRawFd> Watched<T> {
+    #[allow(deprecated, reason = "its successor is the same, and unsafe")]
+    fn new(socket: T, interest: Interest) -> io::Result<Self> {
+        Ok(Watched {
+            io: ManuallyDrop::new(AsyncFd::with_interest(socket, interest)?),
+            owner: process::id(),
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        self.owner == process::id()
+    }
+}
+
+impl<T: AsRawFd> Deref for Watched<T> {
+    type Target = AsyncFd<T>;
+
+    fn deref(&self) -> &AsyncFd<T> {
+        &self.io
+    }
+}
+
+impl<T: AsRawFd> Drop for Watched<T> {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // SAFETY: it is not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.io) };
+        } else {
+            // SAFETY: nothing uses the descriptor afterwards: what owns it is never dropped.
+            unsafe { libc::close(self.io.get_ref().as_raw_fd()) };
+        }
+    }
 }
 
 /// A socket that listens.
 #[derive(Debug)]
-pub(super) struct Listening {
-    io: ManuallyDrop<AsyncFd<Socket>>,
-    /// The process that watches it.
-    owner: u32,
-}
+pub(super) struct Listening(Watched<Socket>);
 
 impl Listening {
     /// # Panics
     ///
     /// Outside of a Tokio runtime.
     pub(super) fn new(socket: Socket) -> io::Result<Self> {
-        Ok(Listening {
-            io: ManuallyDrop::new(watch(socket, Interest::READABLE)?),
-            owner: process::id(),
-        })
+        Watched::new(socket, Interest::READABLE).map(Listening)
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
-        poll_try(&self.io, Interest::READABLE, cx, || {
-            accept(self.io.get_ref())
-        })
+        poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
     }
 
     /// From now on, those who connect are refused; where the system cannot do that, when this is
     /// dropped.
     #[cfg(feature = "endpoint")]
     pub(super) fn refuse(&self) {
-        if self.owner == process::id() {
-            let _ = self.io.get_ref().shutdown(std::net::Shutdown::Read);
+        if self.0.is_ours() {
+            let _ = self.0.get_ref().shutdown(std::net::Shutdown::Read);
         }
     }
 
     /// Accepts who is there, whatever the reactor knows of it.
     #[cfg(feature = "endpoint")]
     pub(super) fn accept_now(&self) -> io::Result<Socket> {
-        accept(self.io.get_ref())
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        if self.owner == process::id() {
-            // SAFETY: it is not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.io) };
-        } else {
-            // In a process that was forked: the reactor is shared with the owner, and would not
-            // watch the socket for it any more (epoll_ctl(2)). So only the copy of the descriptor
-            // goes, or the socket would outlive its server.
-            // SAFETY: nothing uses the descriptor afterwards, since its owner is never dropped.
-            unsafe { libc::close(self.io.get_ref().as_raw_fd()) };
-        }
+        accept(self.0.get_ref())
     }
 }
 
 /// A socket that is connected.
 #[derive(Debug)]
 pub(super) struct Connected {
-    io: AsyncFd<Socket>,
+    io: Watched<Socket>,
     /// In which it was made, and in which every descriptor of it is watched, whoever polls: the one
     /// that polls may end sooner, or be no runtime of tokio's.
     runtime: Handle,
@@ -156,7 +172,7 @@ enum Full {
     Watched,
     /// By the same socket again, since a descriptor can be watched in one way only. It is made
     /// anew after some writes, if it is still needed then.
-    Twin { io: AsyncFd<OwnedFd>, writes: u32 },
+    Twin { io: Watched<OwnedFd>, writes: u32 },
     /// By trying again: no descriptor is left for that.
     Later(Deadline),
 }
@@ -173,7 +189,7 @@ impl Connected {
             false => Interest::READABLE,
         };
         Ok(Connected {
-            io: watch(socket, interest)?,
+            io: Watched::new(socket, interest)?,
             runtime: Handle::current(),
             both_ways,
             full: Mutex::default(),
@@ -245,7 +261,7 @@ impl Connected {
             return Ok(later());
         };
         let _entered = self.runtime.enter();
-        match watch(twin, Interest::WRITABLE) {
+        match Watched::new(twin, Interest::WRITABLE) {
             Ok(io) => Ok(Full::Twin { io, writes: 0 }),
             // The system can watch no more of them.
             Err(e) if e.raw_os_error().is_some() => Ok(later()),
