@@ -181,9 +181,11 @@ const UNREAD: Duration = Duration::from_secs(1);
 ///
 /// # Ending
 ///
-/// [`EndpointHandle::shutdown`] ends it orderly. Dropping the endpoint ends everything at once;
-/// what was left is logged. No task is left behind. Before the process ends, wait for
-/// [`EndpointEvent::Closed`], or at least for [`EndpointHandle::flush_all`].
+/// [`EndpointHandle::shutdown`] ends it orderly; so does an error after which nobody can connect any
+/// more, which is an [`EndpointEvent::Error`]. Dropping the endpoint ends everything at once; what was
+/// left is logged. No task is left behind. Before the process ends, wait for
+/// [`EndpointEvent::Closed`], or at least for [`EndpointHandle::flush_all`]. When the runtime in which
+/// it was bound has ended, there are no more events, and sending is [`Error::ShutDown`].
 ///
 /// # Cancel safety
 ///
@@ -710,10 +712,21 @@ impl Drop for Untold<'_> {
 async fn accept(server: Listening, shared: Arc<Shared>) {
     shared.tell(EndpointEvent::Ready).await;
     let enter = |conn| shared.spawn(Conversation::new(shared.clone(), conn, None).run());
-    tokio::select! {
-        () = async { while let Ok(conn) = server.accept().await { enter(conn) } } => {}
-        () = shared.shutdown.requested() => {}
-    }
+    let accept_all = async {
+        loop {
+            match server.accept().await {
+                Ok(conn) => enter(conn),
+                Err(error) => return error,
+            }
+        }
+    };
+    let failed = tokio::select! {
+        biased;
+        () = shared.shutdown.requested() => None,
+        error = accept_all => Some(error),
+    };
+    // Also after an error: an endpoint that nobody can reach takes nothing for sending.
+    shared.shut_down_now();
     // Those who are connected as the system sees it may have sent something.
     server.close().into_iter().for_each(enter);
     // The name is free now. Before, those who are asked to send no more would come back at once.
@@ -721,5 +734,8 @@ async fn accept(server: Listening, shared: Arc<Shared>) {
     tracing::debug!(endpoint = %shared.name, tasks = shared.tasks.len(), "draining");
     shared.tasks.close();
     shared.tasks.wait().await;
+    if let Some(error) = failed {
+        shared.tell(EndpointEvent::Error(error.into())).await;
+    }
     shared.tell(EndpointEvent::Closed).await;
 }

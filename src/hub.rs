@@ -83,7 +83,8 @@ const EVENTS: usize = 64;
 /// A client that ends its sending direction has left: what waits in its queue is still sent, and
 /// nothing further.
 ///
-/// [`HubHandle::shutdown`] ends it orderly. Dropping the hub ends all connections at once, and
+/// [`HubHandle::shutdown`] ends it orderly; so does an error after which no client can come any more,
+/// which is logged (see [`PipeServer::accept`]). Dropping the hub ends all connections at once, and
 /// what waits in the queues is lost, which is logged as a warning; nobody can connect any more, and
 /// the tasks end. [`HubHandle::flush_all`] waits before that until the system has everything.
 ///
@@ -320,6 +321,12 @@ impl PipeHub {
         listening: Option<Listening>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
+        // However that task ends, with its runtime too: nothing can be sent any more.
+        let over = shared.shutdown.0.clone().drop_guard();
+        let task = async move {
+            let _over = over;
+            task.await;
+        };
         PipeHub {
             events,
             listening,
@@ -342,7 +349,8 @@ impl PipeHub {
 impl Stream for PipeHub {
     type Item = Event;
 
-    /// What happens next; `None` once the hub is shut down and all its clients are gone.
+    /// What happens next; `None` once the hub is shut down and all its clients are gone, or the
+    /// runtime in which it was made has ended.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         self.events.poll_recv(cx)
     }
@@ -398,7 +406,7 @@ impl HubHandle {
     /// - [`Error::UnknownClient`]: there is no such client, or it has left, also while this waits
     /// - [`Error::QueueFull`]: with [`Overflow::Disconnect`]; the client is being disconnected
     /// - [`Error::MessageTooLarge`]
-    /// - [`Error::ShutDown`]: also when the hub was dropped
+    /// - [`Error::ShutDown`]: also when the hub was dropped or has ended
     ///
     /// # Cancel safety
     ///
@@ -667,8 +675,15 @@ async fn accept(server: Listening, shared: Arc<Shared>, events: mpsc::Sender<Eve
             permit = events.reserve() => permit,
         };
         let Ok(permit) = permit else { break };
-        let Ok(conn) = server.accept().await else {
-            break;
+        let conn = match server.accept().await {
+            Ok(conn) => conn,
+            Err(error) => {
+                if !shared.shutdown.is_shut_down() {
+                    tracing::error!(pipe = %shared.name, %error, "shutting down");
+                    shared.shutdown.shutdown();
+                }
+                break;
+            }
         };
         let (sender, receiver) = conn.split();
         let (connected, client) = hub_client::enter(&shared, sender, receiver, &events);

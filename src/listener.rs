@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::stream::DEFAULT_LINGER;
@@ -40,11 +40,12 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_s
 /// ```
 #[derive(Debug)]
 pub struct PipeListener {
-    inner: sys::Listener,
+    /// `None` after an error that does not pass.
+    inner: Option<sys::Listener>,
     name: PipeName,
     linger: Duration,
-    /// Runs while errors keep us from trying again.
-    pause: Option<Pin<Box<Sleep>>>,
+    /// Until when errors keep us from trying again.
+    pause: Option<Pause>,
     next_pause: Duration,
     lingering: TaskTracker,
 }
@@ -84,7 +85,7 @@ impl PipeListener {
         let inner = sys::Listener::bind(&name, limits, options, lingering.clone())?;
         tracing::debug!(pipe = %name, "listening");
         Ok(PipeListener {
-            inner,
+            inner: Some(inner),
             name,
             linger,
             pause: None,
@@ -100,13 +101,15 @@ impl PipeListener {
 
     /// Waits for the next client.
     ///
-    /// An error of the system does not end the listener, be it a client that left early or a lack
+    /// An error that can pass does not end the listener, be it a client that left early or a lack
     /// of file descriptors: it is logged, and accepting goes on after a pause of 5 ms, doubled up
     /// to 1 s while errors last. So this waits forever when no client comes.
     ///
     /// # Errors
     ///
-    /// None at present.
+    /// [`Error::Io`] when no client can come any more: the runtime in which the listener was bound
+    /// has ended, or the system has an error that does not pass. It comes once, and the listener has
+    /// ended: the name is free, as if it was dropped. From then on, [`Error::ShutDown`].
     ///
     /// # Cancel safety
     ///
@@ -117,20 +120,30 @@ impl PipeListener {
 
     /// As [`accept`](Self::accept), to be called from a `poll` function.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<PipeStream, Error>> {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(Err(Error::ShutDown {
+                pipe: self.name.clone(),
+            }));
+        };
         loop {
             if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
+                ready!(pause.poll(cx));
                 self.pause = None;
             }
-            match ready!(self.inner.poll_accept(cx)) {
+            match ready!(inner.poll_accept(cx)) {
                 Ok(io) => {
                     self.next_pause = PAUSES.0;
                     return Poll::Ready(Ok(PipeStream::new(io, self.name.clone(), self.linger)));
                 }
+                Err(error) if !sys::passes(&error) => {
+                    self.inner = None;
+                    let error = Error::from_io("cannot accept clients on", &self.name, error);
+                    return Poll::Ready(Err(error));
+                }
                 Err(error) => {
                     let pause = self.next_pause;
                     tracing::warn!(pipe = %self.name, %error, ?pause, "cannot accept a client yet");
-                    self.pause = Some(Box::pin(sleep(pause)));
+                    self.pause = Some(Pause::new(pause));
                     self.next_pause = (pause * 2).min(PAUSES.1);
                 }
             }
@@ -146,7 +159,9 @@ impl PipeListener {
             linger,
             ..
         } = self;
-        let last = inner.close().into_iter();
+        let last = inner
+            .map_or_else(Vec::new, sys::Listener::close)
+            .into_iter();
         last.map(|io| PipeStream::new(io, name.clone(), linger))
             .collect()
     }
@@ -154,6 +169,31 @@ impl PipeListener {
     /// Tracks what dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering
+    }
+}
+
+/// A pause that ends by the clock, whoever polls: each time, the timer is made anew in the runtime
+/// that polls, since that of the one before may have ended.
+#[derive(Debug)]
+struct Pause {
+    until: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pause {
+    fn new(time: Duration) -> Self {
+        Pause {
+            until: Instant::now() + time,
+            timer: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.until {
+            return Poll::Ready(());
+        }
+        let timer = self.timer.insert(Box::pin(sleep_until(self.until)));
+        timer.as_mut().poll(cx)
     }
 }
 

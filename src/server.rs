@@ -117,8 +117,9 @@ impl PipeServer {
     ///
     /// # Errors
     ///
-    /// [`Error::ShutDown`] once the server is shut down, also while this waits. Nothing else ends
-    /// the server: see [`PipeListener::accept`].
+    /// [`Error::ShutDown`] once the server is shut down, also while this waits. [`Error::Io`] when no
+    /// client can come any more, once, after which the server is shut down: see
+    /// [`PipeListener::accept`].
     ///
     /// # Cancel safety
     ///
@@ -141,8 +142,14 @@ impl PipeServer {
                 pipe: self.name.clone(),
             }));
         }
-        let stream = ready!(listener.poll_accept(cx))?;
-        Poll::Ready(Ok(self.connection(stream)))
+        match ready!(listener.poll_accept(cx)) {
+            Ok(stream) => Poll::Ready(Ok(self.connection(stream))),
+            Err(error) => {
+                // It has ended.
+                self.listener = None;
+                Poll::Ready(Err(error))
+            }
+        }
     }
 
     fn connection(&self, stream: PipeStream) -> PipeConnection {
@@ -203,7 +210,8 @@ impl PipeServer {
 impl Stream for PipeServer {
     type Item = Result<PipeConnection, Error>;
 
-    /// The next client; `None` once the server is shut down.
+    /// The next client; `None` once the server is shut down. An error is the last item: no client can
+    /// come any more.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(match ready!(self.poll_accept(cx)) {
             Err(Error::ShutDown { .. }) => None,
@@ -288,6 +296,11 @@ impl ShutdownHandle {
 /// Those that have not are cancelled: their futures are dropped where they wait. The output is
 /// what the server has done in all.
 ///
+/// # Errors
+///
+/// As [`PipeServer::accept`] when no client can come any more: the handlers may finish before, as if
+/// the server was shut down.
+///
 /// # Cancel safety
 ///
 /// Dropping the future cancels the handlers, as at the end of draining.
@@ -346,6 +359,7 @@ where
         let mut handlers = JoinSet::new();
 
         tokio::pin!(signal);
+        let mut outcome = Ok(());
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -359,7 +373,12 @@ where
                     handlers.spawn(handle(conn, handler.clone()));
                 }
                 Err(Error::ShutDown { .. }) => break,
-                Err(e) => return Err(e),
+                Err(error) => {
+                    let pipe = &server.name;
+                    tracing::error!(%pipe, %error, "draining, since no client can come any more");
+                    outcome = Err(error);
+                    break;
+                }
             }
         }
 
@@ -379,7 +398,7 @@ where
         }
         lingering.close();
         let _ = until(deadline, lingering.wait()).await;
-        Ok(server.stats())
+        outcome.map(|()| server.stats())
     }
 }
 

@@ -2,7 +2,8 @@
 //! target. Each platform's module offers the same few items to the rest of the crate:
 //!
 //! - names: `full_path`, `resolve`, `check_length`, `elsewhere`
-//! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`
+//! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`; `passes` tells which of its
+//!   errors are worth another try
 //! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
 //!   `peer`, `messages` where the system keeps messages apart, and `writer` where it keeps the buffer
@@ -30,7 +31,7 @@ mod platform;
 
 pub(crate) use platform::{
     ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, current_user,
-    elsewhere, full_path, is_mode_mismatch, resolve, unavailable, wait_until_free,
+    elsewhere, full_path, is_mode_mismatch, passes, resolve, unavailable, wait_until_free,
 };
 #[cfg(feature = "worker")]
 pub(crate) use platform::{Inherited, channel};

@@ -120,8 +120,14 @@ impl Listener {
     /// Waits for a client, and for a place to put it.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         if self.slot.is_none() {
-            // The semaphore is never closed.
-            self.slot = ready!(self.slots.poll_acquire(cx));
+            match self.slots.poll_acquire(cx) {
+                // The semaphore is never closed.
+                Poll::Ready(slot) => self.slot = slot,
+                Poll::Pending => {
+                    self.io.poll_gone(cx)?;
+                    return Poll::Pending;
+                }
+            }
         }
         let socket = ready!(self.io.poll_accept(cx))?;
         Poll::Ready(Stream::new(socket, self.slot.take()))

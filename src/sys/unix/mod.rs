@@ -26,6 +26,7 @@ mod lock;
 mod messages;
 mod mode;
 mod name;
+mod passing;
 mod peer;
 mod socket;
 mod stream;
@@ -36,6 +37,7 @@ mod worker;
 pub(crate) use listener::{ListenOptions, Listener};
 pub(crate) use messages::Messages;
 pub(crate) use name::{check_length, elsewhere, full_path, resolve};
+pub(crate) use passing::passes;
 pub(crate) use stream::{ConnectOptions, Stream, is_mode_mismatch, unavailable, wait_until_free};
 pub(crate) use user::current_user;
 #[cfg(feature = "worker")]

@@ -136,6 +136,14 @@ impl Listening {
         poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
     }
 
+    /// An error when the reactor is gone, for those who cannot accept at the moment.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.0.poll_read_ready(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// From now on, those who connect are refused; where the system cannot do that, when this is
     /// dropped.
     #[cfg(feature = "endpoint")]

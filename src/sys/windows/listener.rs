@@ -1,8 +1,10 @@
 //! The instances of one server: some wait for a client, the others have one.
 
 use std::fmt;
+use std::future::{Future, pending};
 use std::io;
 use std::os::windows::io::OwnedHandle;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -10,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::task::coop::poll_proceed;
+use tokio_util::task::AbortOnDropHandle;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
 use super::connecting::Connecting;
@@ -28,6 +31,8 @@ pub(crate) struct Listener {
     pool: Arc<Pool>,
     connecting: FuturesUnordered<Connecting>,
     runtime: Handle,
+    /// Ends with that runtime.
+    alive: AbortOnDropHandle<()>,
     lingering: Lingering,
 }
 
@@ -94,6 +99,7 @@ impl Listener {
             pool: Arc::new(pool),
             connecting: FuturesUnordered::new(),
             runtime: Handle::current(),
+            alive: AbortOnDropHandle::new(tokio::spawn(pending())),
             lingering,
         };
         // All of them: a server that may make only one instance could not replace it later.
@@ -106,6 +112,11 @@ impl Listener {
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         // However fast clients come, other tasks of the runtime run now and then.
         let unit = ready!(poll_proceed(cx));
+        // Its reactor is that of the pipes which are handed out. Once ended, this is not called again.
+        if Pin::new(&mut self.alive).poll(cx).is_ready() {
+            let error = io::Error::other("the runtime in which it was bound has ended");
+            return Poll::Ready(Err(error));
+        }
         if let Err(error) = self.top_up(Some(cx.waker()))
             && self.connecting.is_empty()
         {
