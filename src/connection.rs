@@ -1,17 +1,22 @@
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
+use futures_util::task::AtomicWaker;
 
 use crate::shared_sender::QueueRef;
 use crate::stats::{Counters, Place};
+use crate::stream::discard;
 use crate::sync::Deadline;
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
@@ -72,6 +77,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     /// What a shared sender has taken.
     pub(crate) queue: QueueRef,
+    /// Whether nobody will read any more what comes.
+    unread: AtomicBool,
+    /// Who closes, and is to know that.
+    closer: AtomicWaker,
     /// Among the clients of the server that accepted it.
     place: Option<Arc<Place>>,
 }
@@ -102,6 +111,8 @@ impl PipeConnection {
             id,
             counters,
             queue: QueueRef::default(),
+            unread: AtomicBool::new(false),
+            closer: AtomicWaker::new(),
             place,
         });
         PipeConnection {
@@ -145,21 +156,26 @@ impl PipeConnection {
 
     /// Sends what was fed, and ends the connection when the peer has read everything.
     ///
-    /// What the peer still sends is not read: two ends that close at once, each with messages
-    /// unread, wait for each other until the deadline, unless one reads to the end first. The wait ends at the linger deadline, 5 s unless the
-    /// builder's `linger` says otherwise. What `Ok` means on each platform is said at
-    /// [`PipeStream::close`].
+    /// What the peer still sends meanwhile is taken and thrown away: it is not held up, and two
+    /// ends that close at once do not wait for each other. The wait ends at the linger deadline,
+    /// 5 s unless the builder's `linger` says otherwise. What `Ok` means on each platform is said
+    /// at [`PipeStream::close`].
+    ///
+    /// As a sink, through `SinkExt::close`, a connection that is kept throws nothing away: what
+    /// comes can still be received, and while nobody does, the peer may have to wait.
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] when the peer left without reading everything, [`Error::TimedOut`] at the
-    /// deadline.
+    /// [`Error::Closed`] when the peer left before it had taken everything, [`Error::TimedOut`] at
+    /// the deadline.
     ///
     /// # Cancel safety
     ///
     /// Cancelling drops the connection.
     pub async fn close(self) -> Result<(), Error> {
-        self.sender.close().await
+        let PipeConnection { receiver, sender } = self;
+        drop(receiver);
+        sender.close().await
     }
 
     /// Sends what was fed, and ends this direction only: the peer's stream ends, and it can still
@@ -239,6 +255,40 @@ impl Shared {
     /// Until when closing that begins now may last.
     pub(crate) fn linger_deadline(&self) -> Deadline {
         Deadline::after(self.linger, self.io.runtime())
+    }
+
+    /// From now on, whoever closes throws away what comes.
+    pub(crate) fn nobody_reads(&self) {
+        self.unread.store(true, Release);
+        self.closer.wake();
+    }
+
+    /// While closing: the peer may be unable to read before it has sent. So throws away what is
+    /// there if nobody reads it, and wakes the task for what comes, and when the receiver goes.
+    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) {
+        self.closer.register(cx.waker());
+        if self.unread.load(Acquire) {
+            discard(&self.io, cx);
+        }
+    }
+
+    /// Waits for `future`, which is a part of closing.
+    pub(crate) async fn discarding<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            self.poll_discard(cx);
+            future.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Waits until the peer has taken everything.
+    pub(crate) async fn drained(&self) -> io::Result<()> {
+        self.io.drained().await?;
+        if self.unread.load(Acquire) {
+            self.io.take_rest().await;
+        }
+        Ok(())
     }
 
     pub(crate) fn closed(&self) -> Error {

@@ -75,7 +75,11 @@ impl HubClient {
             DisconnectReason::Failed(_) | DisconnectReason::Overflow
         ) {
             let deadline = Instant::now().checked_add(shared.drain_timeout);
-            if until(deadline, self.drain()).await.is_none() {
+            // Nothing is received any more: what still comes is thrown away.
+            let conn = self.receiver.shared.clone();
+            conn.nobody_reads();
+            let drained = conn.discarding(self.drain());
+            if until(deadline, drained).await.is_none() {
                 tracing::warn!(pipe = %shared.name, id = self.id, "does not read what it was sent");
             }
         }

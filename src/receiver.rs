@@ -421,6 +421,12 @@ impl Stream for PipeReceiver {
     }
 }
 
+impl Drop for PipeReceiver {
+    fn drop(&mut self) {
+        self.shared.nobody_reads();
+    }
+}
+
 impl FusedStream for PipeReceiver {
     fn is_terminated(&self) -> bool {
         self.ended

@@ -150,6 +150,10 @@ impl PipeSender {
     /// On Unix the peer sees the end of the stream at once. A Windows pipe has no end for one
     /// direction: there the peer sees it when the receiver is dropped as well.
     ///
+    /// While there is a receiver, what the peer sends is for it to read. From when it is dropped,
+    /// before or meanwhile, what still comes is thrown away, as by
+    /// [`PipeConnection::close`](crate::PipeConnection::close).
+    ///
     /// # Errors
     ///
     /// As [`PipeConnection::close`](crate::PipeConnection::close).
@@ -215,6 +219,7 @@ impl PipeSender {
     }
 
     pub(crate) fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.shared.poll_discard(cx);
         let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
         if let SendState::Open | SendState::Ended = self.state {
             ready!(self.poll_drain(cx))?;
@@ -222,8 +227,8 @@ impl PipeSender {
                 .io
                 .shutdown()
                 .map_err(|e| failed(&self.shared, e))?;
-            let io = self.shared.io.clone();
-            let drained = ReusableBoxFuture::new(async move { io.drained().await });
+            let shared = self.shared.clone();
+            let drained = ReusableBoxFuture::new(async move { shared.drained().await });
             self.state = SendState::Closing(drained);
         }
         match &mut self.state {

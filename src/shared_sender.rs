@@ -171,6 +171,9 @@ impl SharedSender {
     /// Sends what was taken, and ends this direction for all clones when the peer has read
     /// everything. What the others send from now on is [`Error::Closed`].
     ///
+    /// Once the receiver is dropped, what the peer sends meanwhile is thrown away, as by
+    /// [`PipeConnection::close`](crate::PipeConnection::close).
+    ///
     /// After the linger deadline, nothing more is sent. The connection, and its place among those
     /// that the server lets in, is free when the clones and the receiver are dropped.
     ///
@@ -194,7 +197,7 @@ impl SharedSender {
         let closed = queue.shared.linger_deadline().limit(async {
             let _turn = queue.turn.lock().await;
             // By the flusher: nothing is lost when this is cancelled.
-            queue.written(taken).await?;
+            queue.shared.discarding(queue.written(taken)).await?;
             poll_fn(|cx| queue.lock().sender.poll_close_in_time(cx)).await
         });
         match closed.await {
@@ -344,6 +347,7 @@ async fn flush_when_dirty(flusher: Flusher) {
             }
             let mut flushed = state.sender.poll_flush_unpin(cx);
             if flushed.is_pending() && queue.over.load(Relaxed) {
+                queue.shared.poll_discard(cx);
                 let deadline = deadline.get_or_insert_with(|| queue.shared.linger_deadline());
                 if deadline.poll(cx).is_ready() {
                     flushed = Poll::Ready(Err(state.abandon()));

@@ -1,5 +1,6 @@
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::buffers::{BLOCK, Block};
 use crate::stats::Place;
 use crate::sync::Deadline;
 use crate::turn::poll_spend;
@@ -14,6 +16,9 @@ use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
 pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
+
+/// How often a closing end reads at a time. Some systems give 4 KiB to each.
+const DISCARDS: usize = 16;
 
 /// A connected pipe as a stream of bytes, for protocols that bring their own framing.
 ///
@@ -107,7 +112,17 @@ impl PipeStream {
             .shutdown()
             .map_err(|e| Error::from_io("cannot close", &self.name, e))?;
         let deadline = Deadline::after(self.linger, self.io.runtime());
-        match deadline.limit(self.io.drained()).await {
+        let mut drained = pin!(async {
+            self.io.drained().await?;
+            self.io.take_rest().await;
+            Ok(())
+        });
+        // Nobody will read any more: the peer may be unable to before it has sent.
+        let closing = poll_fn(|cx| {
+            discard(&self.io, cx);
+            drained.as_mut().poll(cx)
+        });
+        match deadline.limit(closing).await {
             Some(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
             None => Err(unread(&self.name, self.linger, false)),
         }
@@ -145,6 +160,25 @@ pub(crate) type Parts = (
     BytesMut,
     Option<Arc<Place>>,
 );
+
+/// Reads and throws away what is there, and has the task woken for what comes.
+pub(crate) fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
+    let mut scratch = Block::default();
+    for _ in 0..DISCARDS {
+        if !matches!(io.poll_read_ready(cx), Poll::Ready(Ok(()))) {
+            return;
+        }
+        let read = io.try_read(&mut scratch.room(BLOCK));
+        match read {
+            Ok(1..) => scratch.rest(),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // The end, or none that can be waited for.
+            Ok(0) | Err(_) => return,
+        }
+    }
+    // However much comes, whoever closes has its turn.
+    cx.waker().wake_by_ref();
+}
 
 /// What closing says at its deadline.
 pub(crate) fn unread(name: &PipeName, waited: Duration, rest_is_lost: bool) -> Error {

@@ -20,9 +20,14 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::messages::Messages;
 use super::socket::{self, Connected};
 use super::{folder, peer};
+use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
 use crate::sys::{Unavailable, Waited};
 use crate::{Error, Peer, PipeName};
+
+/// More than a socket holds, unless the system was told otherwise: a peer that goes on sending does
+/// not keep this end.
+const MOST_HELD: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -234,6 +239,19 @@ impl Stream {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
+    }
+
+    /// Throws away what has come and nobody has read: closing with it unread would tell the peer
+    /// that it was lost (ECONNRESET), and take its own close for failed.
+    pub(crate) async fn take_rest(&self) {
+        let mut scratch = Block::default();
+        for _ in 0..MOST_HELD / BLOCK {
+            let read = self.read_now(&mut scratch.room(BLOCK));
+            match read {
+                Ok(1..) => scratch.rest(),
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 
     pub(crate) fn peer(&self) -> io::Result<Peer> {

@@ -24,7 +24,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::Pipes::{
     GetNamedPipeClientProcessId, GetNamedPipeClientSessionId, GetNamedPipeServerProcessId,
-    GetNamedPipeServerSessionId,
+    GetNamedPipeServerSessionId, PeekNamedPipe,
 };
 
 use super::flush::flush;
@@ -33,6 +33,7 @@ use super::listener::Slot;
 use super::name;
 use super::pipe::Pipe;
 use super::user;
+use crate::buffers::{BLOCK, Block};
 use crate::sys::{Lingering, Unavailable};
 use crate::turn::poll_spend;
 use crate::{Error, Peer, PipeName};
@@ -40,6 +41,10 @@ use crate::{Error, Peer, PipeName};
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
 /// that copy is kept for the next write.
 const MAX_WRITE: usize = 128 << 10;
+
+/// How often what is left is read before an end is closed: a peer that goes on sending does not keep
+/// it. tokio's pipes give 4 KiB to each.
+const RESTS: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -303,6 +308,42 @@ impl Stream {
             self.unconfirmed().store(false, Relaxed);
         }
         Ok(())
+    }
+
+    /// Throws away what has come and nobody has read: closing with it unread would make the peer's
+    /// close fail (ERROR_BROKEN_PIPE).
+    pub(crate) async fn take_rest(&self) {
+        let mut scratch = Block::default();
+        let mut tries = RESTS;
+        poll_fn(|cx| {
+            // Asked each time, because others read as well. When there is something, the wait is
+            // for the system alone.
+            while self.unread() > 0 && tries > 0 {
+                tries -= 1;
+                if ready!(self.poll_read_ready(cx)).is_err() {
+                    break;
+                }
+                let read = self.try_read(&mut scratch.room(BLOCK));
+                match read {
+                    Ok(1..) => scratch.rest(),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(0) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// How many bytes have come that were not taken out of the pipe.
+    fn unread(&self) -> u32 {
+        let mut unread = 0;
+        // SAFETY: the handle is open for as long as `self` is borrowed; only `unread` is written.
+        let done = unsafe {
+            let handle = self.as_handle().as_raw_handle();
+            PeekNamedPipe(handle, null_mut(), 0, null_mut(), &mut unread, null_mut())
+        };
+        if done == 0 { 0 } else { unread }
     }
 
     fn unconfirmed(&self) -> &AtomicBool {
