@@ -165,14 +165,18 @@ pub(crate) type Parts = (
 pub(crate) fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
     let mut scratch = Block::default();
     for _ in 0..DISCARDS {
-        if !matches!(io.poll_read_ready(cx), Poll::Ready(Ok(()))) {
-            return;
-        }
-        let read = io.try_read(&mut scratch.room(BLOCK));
+        let is_ready = matches!(io.poll_read_ready(cx), Poll::Ready(Ok(())));
+        let mut room = scratch.room(BLOCK);
+        let read = match is_ready {
+            true => io.try_read(&mut room),
+            // Also when nobody drives the runtime that would say so.
+            false => io.read_now(&mut room),
+        };
+        drop(room);
         match read {
             Ok(1..) => scratch.rest(),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            // The end, or none that can be waited for.
+            Err(e) if is_ready && e.kind() == io::ErrorKind::WouldBlock => {}
+            // Nothing, the end, or none that can be waited for.
             Ok(0) | Err(_) => return,
         }
     }

@@ -456,6 +456,25 @@ fn a_connection_can_be_closed_after_its_runtime_has_ended() {
     assert_eq!(reading.block_on(within(peer)).unwrap(), "last words");
 }
 
+#[cfg(target_os = "linux")] // Windows hands bytes over through the connection's runtime alone.
+#[test]
+fn two_ends_close_at_once_although_nobody_drives_their_runtime() {
+    let name = unique_name("stands-still");
+    let (server, client) = (PipeServer::builder(&name), PipeClient::builder(&name));
+    for ended in [false, true] {
+        let made_in = of_one_thread();
+        let (mut ours, mut theirs) = made_in.block_on(pair_of(&server, &client));
+        let made_in = (!ended).then_some(made_in);
+        let closed = of_one_thread().block_on(within(async {
+            ours.send("unread".into()).await.unwrap();
+            theirs.send("unread too".into()).await.unwrap();
+            tokio::join!(ours.close(), theirs.close())
+        }));
+        assert!(matches!(closed, (Ok(()), Ok(()))), "{ended}: {closed:?}");
+        drop(made_in);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_write_without_a_descriptor_left_waits_wherever_it_is_polled() {
