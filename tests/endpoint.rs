@@ -30,6 +30,8 @@ const LARGE: usize = 4 << 20;
 
 fn patient(name: &str) -> EndpointBuilder {
     Endpoint::builder(name)
+        .max_message_size(16 << 20)
+        .bytes_in_hand(64 << 20)
         .give_up_after(PATIENCE)
         .request_timeout(PATIENCE)
         .drain_timeout(PATIENCE)
@@ -1147,6 +1149,61 @@ async fn no_more_than_so_many_messages_of_a_connection_are_in_hand() {
     replies.sort_unstable();
     assert_eq!(replies, Vec::from_iter(0..10));
     assert_eq!(most.load(Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_bytes_of_a_connection_are_in_hand_and_replies_come_all_the_same() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("bytes-{it}")));
+    let gate = Arc::new(Semaphore::new(0));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (opens, count) = (gate.clone(), begun.clone());
+    let builder = patient(&a)
+        .max_message_size(100_000)
+        .bytes_in_hand(10_000)
+        .on("wait", move |message| {
+            let (opens, count) = (opens.clone(), count.clone());
+            async move {
+                count.fetch_add(1, Ordering::Relaxed);
+                opens.acquire().await?.forget();
+                Ok(message.data)
+            }
+        });
+    let endpoint = bind(builder).await;
+    let _other = bind(patient(&b).on("ping", async |_| Ok("x".repeat(50_000)))).await;
+    // The second one comes while fewer bytes are in hand than may be. A longer one is read alone.
+    for (data, at_a_time) in [("x".repeat(6_000), 2), ("x".repeat(50_000), 1)] {
+        let mut client = Raw::connect(&a).await;
+        begun.store(0, Ordering::Relaxed);
+        for id in 0..4 {
+            client
+                .says(json!({"action": "wait", "from": "raw", "id": id, "data": data}))
+                .await;
+        }
+        assert!(stays_pending(&mut Box::pin(client.hears())).await);
+        assert_eq!(begun.load(Ordering::Relaxed), at_a_time);
+        let pong = within(endpoint.handle().request(&b, "ping", ())).await;
+        assert_eq!(pong.unwrap().as_str().unwrap().len(), 50_000);
+        gate.add_permits(4);
+        for _ in 0..4 {
+            assert_eq!(client.hears().await["data"], data);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_longest_message_is_a_mebibyte_unless_told_otherwise() {
+    let name = unique_name("default-limit");
+    let mut endpoint = bind(Endpoint::builder(&name)).await;
+    let handle = endpoint.handle();
+    let rest = json!({"action": "a", "from": name, "data": ""}).to_string();
+    let longest = "x".repeat((1 << 20) - rest.len());
+    let longer = handle.send(&name, "a", format!("{longest}x")).await;
+    let Err(EndpointError::Pipe(Error::MessageTooLarge { size, max, .. })) = longer else {
+        panic!("{longer:?}");
+    };
+    assert_eq!((size, max), ((1 << 20) + 1, 1 << 20));
+    handle.send(&name, "a", longest).await.unwrap();
+    assert_eq!(message(&mut endpoint).await.action, "a");
 }
 
 #[tokio::test]

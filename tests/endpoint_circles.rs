@@ -222,6 +222,20 @@ async fn more_requests_in_turn_than_may_wait_are_errors_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_can_ask_each_other_in_turn_with_more_bytes_than_may_be_in_hand() {
+    for n in 2..=3 {
+        let small = |name: &str| Endpoint::builder(name).bytes_in_hand(3000);
+        let asking = requests_in_a_ring_of(n, 50, small);
+        let outcomes = tokio::time::timeout(NO_STALL, asking).await.unwrap();
+        assert_eq!(outcomes, (50 * n, 0), "in a ring of {n}");
+        let tiny = |name: &str| Endpoint::builder(name).bytes_in_hand(1);
+        let asking = requests_in_a_ring_of(n, 50, tiny);
+        let (ok, failed) = tokio::time::timeout(NO_STALL, asking).await.unwrap();
+        assert_eq!(ok + failed, 50 * n);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_whose_handler_asks_does_not_keep_what_is_asked_in_turn_from_being_read() {
     let names = names(2);
     let (done, mut is_done) = mpsc::unbounded_channel();

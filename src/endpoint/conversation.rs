@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use super::envelope::{self, Incoming, Malformed};
-use super::handling::{self, Load};
+use super::handling::{self, InHand, Load};
 use super::link::{ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
 use crate::sync::until;
@@ -37,7 +37,7 @@ impl Conversation {
     pub(super) fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>) -> Self {
         let (sender, mut receiver) = conn.split();
         receiver.skip_too_large();
-        let load = Arc::new(Load::new(endpoint.options.waiting_handlers()));
+        let load = Load::new(&endpoint.options);
         Conversation {
             endpoint,
             link: Arc::new(Link::new(sender)),
@@ -133,10 +133,10 @@ impl Conversation {
             if done && replies.is_none() {
                 return Ok(());
             }
-            let (in_hand, handlers) = (self.in_hand(), self.endpoint.options.handlers);
+            let in_hand = self.in_hand();
             let (load, receiver) = (&self.load, &mut self.receiver);
             // Looked at after the handlers have run: those that wait then make room.
-            let next = poll_fn(|cx| match load.has_room(in_hand, handlers) {
+            let next = poll_fn(|cx| match load.has_room(in_hand) {
                 true => receiver.poll_next_unpin(cx),
                 false => Poll::Pending,
             });
@@ -181,7 +181,8 @@ impl Conversation {
         match Incoming::decode(message) {
             Ok(Incoming::Message(envelope)) => {
                 let is_message = envelope.id.is_none();
-                let handling = Box::pin(handle(endpoint, link, envelope, self.load.clone()));
+                let message = self.load.take(message.len());
+                let handling = Box::pin(handle(endpoint, link, envelope, message));
                 match is_message {
                     true => self.messages.push_back(handling),
                     false => self.requests.push(handling),
@@ -254,7 +255,7 @@ async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
 }
 
 /// Calls whoever is there for the message. The first one answers, if it is a request.
-async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, load: Arc<Load>) {
+async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, message: InHand) {
     let handlers = endpoint.handlers().find(&envelope);
     let mut asked = envelope.id;
     let is_message = asked.is_none();
@@ -272,11 +273,19 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, load
         }
         return;
     }
-    for handler in handlers {
+    let (action, from) = (envelope.action.clone(), envelope.from.clone());
+    let (mut envelope, last) = (Some(envelope), handlers.len() - 1);
+    for (n, handler) in handlers.into_iter().enumerate() {
+        // The last one gets the only copy.
+        let given = match n == last {
+            true => envelope.take(),
+            false => envelope.clone(),
+        };
+        let Some(given) = given else { return };
         // The handler itself is called in here too: it may panic before its first await.
         // So is the text of its error, for the same reason.
-        let handling = handling::run(load.clone(), is_message, async {
-            let outcome = handler(envelope.clone()).await;
+        let handling = handling::run(&message, is_message, async {
+            let outcome = handler(given).await;
             let text = outcome.as_ref().err().map(BoxError::to_string);
             (outcome, text)
         });
@@ -290,13 +299,13 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, load
         match (asked.take(), outcome) {
             (Some(id), outcome) => {
                 let outcome = outcome.map_err(|_| text.unwrap_or_default());
-                answer(&endpoint, &link, &envelope.action, id, outcome).await;
+                answer(&endpoint, &link, &action, id, outcome).await;
             }
             (None, Ok(_)) => {}
             (None, Err(source)) => {
                 let error = EndpointError::Handler {
-                    action: envelope.action.clone(),
-                    from: envelope.from.clone(),
+                    action: action.clone(),
+                    from: from.clone(),
                     source,
                 };
                 endpoint.tell(EndpointEvent::Error(error)).await;

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use super::EndpointError;
+use super::{EndpointError, Options, ROOM_FOR_HANDLERS};
 
 tokio::task_local! {
     /// Set while a handler's future is polled: not in tasks that it spawns.
@@ -17,43 +17,96 @@ tokio::task_local! {
 #[derive(Debug)]
 struct Handling {
     is_message: bool,
+    bytes: usize,
     /// How many answers it waits for.
     answers: AtomicUsize,
     load: Arc<Load>,
 }
 
-/// Those handlers of one connection that wait for other programs.
+/// What is in hand of one connection, and how much of it waits for other programs.
 #[derive(Debug)]
 pub(super) struct Load {
+    /// How many messages may be in hand that do not wait, and how many bytes.
+    limits: (usize, usize),
+    /// How many may wait beside them.
+    most: (usize, usize),
+    /// As JSON.
+    bytes: AtomicUsize,
     waiting: AtomicUsize,
+    waiting_bytes: AtomicUsize,
     /// Of those, the ones with messages, behind which others wait: one at most.
     messages: AtomicUsize,
-    most: usize,
+}
+
+/// A message in hand.
+#[derive(Debug)]
+pub(super) struct InHand {
+    load: Arc<Load>,
+    bytes: usize,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.load.bytes.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 impl Load {
-    pub(super) fn new(most: usize) -> Self {
-        Load {
+    pub(super) fn new(options: &Options) -> Arc<Self> {
+        let more_bytes = options.bytes_in_hand.saturating_mul(ROOM_FOR_HANDLERS);
+        Arc::new(Load {
+            limits: (options.handlers, options.bytes_in_hand),
+            most: (options.waiting_handlers(), more_bytes),
+            bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            waiting_bytes: AtomicUsize::new(0),
             messages: AtomicUsize::new(0),
-            most,
-        }
+        })
     }
 
-    /// Whether another message may be read when so many are in hand.
-    pub(super) fn has_room(&self, in_hand: usize, handlers: usize) -> bool {
+    /// Takes a message of this length in hand.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> InHand {
+        self.bytes.fetch_add(bytes, Relaxed);
+        let load = self.clone();
+        InHand { load, bytes }
+    }
+
+    /// Whether another message may be read when so many are in hand. One is, however long it is,
+    /// as long as the others are below the limit.
+    pub(super) fn has_room(&self, in_hand: usize) -> bool {
+        let bytes = self.bytes.load(Relaxed);
         let at_work = in_hand.saturating_sub(self.waiting.load(Relaxed));
+        let bytes_at_work = bytes.saturating_sub(self.waiting_bytes.load(Relaxed));
+        if at_work < self.limits.0 && bytes_at_work < self.limits.1 {
+            return true;
+        }
         let behind_one_that_waits = self.messages.load(Relaxed) > 0;
-        at_work < handlers || behind_one_that_waits && in_hand < handlers.saturating_add(self.most)
+        let most = self.limits.0.saturating_add(self.most.0);
+        behind_one_that_waits && in_hand < most && bytes < self.most.1
+    }
+
+    fn begin(&self, handling: &Handling) -> (usize, usize) {
+        let messages = usize::from(handling.is_message);
+        self.messages.fetch_add(messages, Relaxed);
+        let bytes = self.waiting_bytes.fetch_add(handling.bytes, Relaxed);
+        (self.waiting.fetch_add(1, Relaxed), bytes)
+    }
+
+    fn end(&self, handling: &Handling) {
+        let messages = usize::from(handling.is_message);
+        self.messages.fetch_sub(messages, Relaxed);
+        self.waiting_bytes.fetch_sub(handling.bytes, Relaxed);
+        self.waiting.fetch_sub(1, Relaxed);
     }
 }
 
-/// Runs what a handler does.
-pub(super) async fn run<F: Future>(load: Arc<Load>, is_message: bool, handler: F) -> F::Output {
+/// Runs what a handler does with a message.
+pub(super) async fn run<F: Future>(message: &InHand, is_message: bool, handler: F) -> F::Output {
     let handling = Handling {
         is_message,
+        bytes: message.bytes,
         answers: AtomicUsize::new(0),
-        load,
+        load: message.load.clone(),
     };
     HANDLING.scope(Arc::new(handling), handler).await
 }
@@ -79,10 +132,8 @@ impl Waiting {
         };
         let load = handling.load.clone();
         if handling.answers.fetch_add(1, Relaxed) == 0 {
-            let before = load.waiting.fetch_add(1, Relaxed);
-            load.messages
-                .fetch_add(usize::from(handling.is_message), Relaxed);
-            if before >= load.most {
+            let (before, bytes) = load.begin(&handling);
+            if before >= load.most.0 || bytes >= load.most.1 {
                 drop(Waiting(Some(handling)));
                 return Err(EndpointError::TooManyWait {
                     to: to.into(),
@@ -98,10 +149,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(handling) = &self.0 else { return };
         if handling.answers.fetch_sub(1, Relaxed) == 1 {
-            let load = &handling.load;
-            load.waiting.fetch_sub(1, Relaxed);
-            load.messages
-                .fetch_sub(usize::from(handling.is_message), Relaxed);
+            handling.load.end(handling);
         }
     }
 }
