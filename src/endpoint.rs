@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::error::chain;
 use crate::server::Listening;
 use crate::sync::lock;
 use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, ShutdownHandle};
@@ -280,12 +281,14 @@ impl EndpointBuilder {
     /// Calls `handler` for every message with this action, from the first one on.
     ///
     /// What it returns is the reply to a request, and is not looked at for other messages. If it
-    /// fails, the request is refused with the error's text; for other messages there is an
+    /// fails, the request is refused with the error's text and those of its sources; for other messages there is an
     /// [`EndpointEvent::Error`].
     ///
     /// It runs in the task of its connection: what takes the processor for long belongs into
     /// [`spawn_blocking`](tokio::task::spawn_blocking). It is cancelled when the endpoint is
-    /// dropped, or at the drain timeout.
+    /// dropped, or at the drain timeout. With a request, it is cancelled as well when the drain timeout
+    /// has passed since the connection has ended, for nobody gets its reply: that is
+    /// [`EndpointError::Abandoned`]. With a message, it goes on to its end.
     ///
     /// It is called again and again, so what it uses is cloned for each call. One that sends needs
     /// the handle: see [`bind_with`](Self::bind_with).
@@ -418,8 +421,10 @@ impl EndpointBuilder {
         self
     }
 
-    /// How long everything may go on after [`EndpointHandle::shutdown`], and how long another program
-    /// is waited for that has been asked to end its connection, or asks to end it. Default 10 s.
+    /// How long everything may go on after [`EndpointHandle::shutdown`], how long another program
+    /// is waited for that has been asked to end its connection, or asks to end it, and how long a
+    /// request may be handled when whoever made it has ended its connection, or its direction of it.
+    /// Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.options.drain_timeout = timeout;
         self
@@ -571,9 +576,9 @@ impl Endpoint {
                     error,
                 } => {
                     let action = &envelope.action;
-                    tracing::warn!(%endpoint, %to, %action, %error, "undelivered");
+                    tracing::warn!(%endpoint, %to, %action, error = %chain(&error), "undelivered");
                 }
-                EndpointEvent::Error(error) => tracing::warn!(%endpoint, %error),
+                EndpointEvent::Error(error) => tracing::warn!(%endpoint, error = %chain(&error)),
                 EndpointEvent::Closed => tracing::debug!(%endpoint, "closed"),
             }
         }

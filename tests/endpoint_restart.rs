@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asyncipc::{BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Error};
-use common::{PATIENCE, stays_pending, unique_name, within};
+use common::{Log, PATIENCE, stays_pending, unique_name, within};
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedSender};
@@ -125,4 +125,106 @@ async fn a_program_that_asks_to_end_a_connection_and_does_not_is_left_at_the_dra
     let message = within(second.next()).await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&message).contains(r#""data":2"#));
     drop(first);
+}
+
+/// An error that a system call's is behind.
+#[derive(Debug)]
+struct Failed(std::io::Error);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cannot save")
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_a_handler_is_told_with_its_sources() {
+    let (log, _logging) = Log::begin();
+    tracing::callsite::rebuild_interest_cache();
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("sources-{it}")));
+    let to = patient(&b).on("save", async |_| {
+        Err::<(), BoxError>(Failed(std::io::Error::other("no disk")).into())
+    });
+    let to = to.bind().unwrap();
+    let from = patient(&a).bind().unwrap();
+    let handle = from.handle();
+    let _running = (tokio::spawn(from.run()), tokio::spawn(to.run()));
+    handle.send(&b, "save", ()).await.unwrap();
+    let error = within(handle.request(&b, "save", ())).await.unwrap_err();
+    assert!(
+        error.to_string().ends_with("cannot save: no disk"),
+        "{error}"
+    );
+    within(async {
+        while !log.text().contains("failed: cannot save: no disk") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
+    use asyncipc::PipeClient;
+    use futures::SinkExt;
+
+    let name = unique_name("abandoned");
+    let drain = Duration::from_millis(50);
+    let gate = Arc::new(Semaphore::new(0));
+    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (held, mut is_held) = mpsc::channel::<()>(1);
+    let builder = counting(&name, &gate, &heard).drain_timeout(drain);
+    let builder = builder.on("hang", move |_| {
+        let held = held.clone();
+        async move {
+            held.closed().await;
+            Ok(())
+        }
+    });
+    let mut endpoint = builder.bind().unwrap();
+    assert!(matches!(
+        within(endpoint.next()).await,
+        Some(EndpointEvent::Ready)
+    ));
+    let mut client = within(PipeClient::connect(&*name)).await.unwrap();
+    for said in [
+        r#"{"action": "count", "from": "raw", "data": 1}"#,
+        r#"{"action": "hang", "from": "raw", "id": 1}"#,
+        r#"{"action": "hang", "from": "raw", "id": 2}"#,
+    ] {
+        within(client.send(said.into())).await.unwrap();
+    }
+    assert!(stays_pending(&mut Box::pin(endpoint.next())).await);
+    // Where there are two directions, it can see when its connection is let go.
+    let client = match client.close_write().await {
+        Ok(()) => Some(client),
+        Err(_) => {
+            drop(client);
+            None
+        }
+    };
+    let event = within(endpoint.next()).await;
+    let Some(EndpointEvent::Error(EndpointError::Abandoned {
+        requests: 2,
+        waited,
+        ..
+    })) = event
+    else {
+        panic!("{event:?}");
+    };
+    assert_eq!(waited, drain);
+    gate.add_permits(1);
+    assert_eq!(within(hears.recv()).await, Some(1));
+    if let Some(mut client) = client {
+        assert!(within(client.next()).await.is_none());
+    }
+    // Nothing of the handlers is left but the one that makes them.
+    endpoint.handle().on("hang", async |_| Ok(()));
+    assert!(within(is_held.recv()).await.is_none());
 }

@@ -16,8 +16,9 @@ use super::envelope::{self, Incoming, Malformed};
 use super::handling::{self, InHand, Load};
 use super::link::{ENDED, LEFT, Link, why};
 use super::{EndpointError, EndpointEvent, Envelope, Shared};
+use crate::error::chain;
 use crate::sync::until;
-use crate::{BoxError, Error, PipeConnection, PipeReceiver};
+use crate::{Error, PipeConnection, PipeReceiver};
 
 /// Reads one connection to its end, and handles what comes.
 pub(super) struct Conversation {
@@ -112,11 +113,22 @@ impl Conversation {
         self.handle_rest().await;
     }
 
+    /// Handles what has come to its end: requests of someone who has left, for the drain timeout at
+    /// most.
     async fn handle_rest(&mut self) {
+        let has_left = self.receiver.is_terminated() || self.link.gone.is_cancelled();
+        let waited = self.endpoint.options.drain_timeout;
+        let deadline = Instant::now().checked_add(waited).filter(|_| has_left);
         while self.in_hand() > 0 {
             tokio::select! {
                 () = first(&mut self.messages) => drop(self.messages.pop_front()),
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+                () = until(deadline, pending::<()>()).map(drop), if !self.requests.is_empty() => {
+                    let requests = self.requests.len();
+                    self.requests.clear();
+                    let error = EndpointError::Abandoned { requests, waited };
+                    self.endpoint.tell(EndpointEvent::Error(error)).await;
+                }
             }
         }
     }
@@ -286,7 +298,7 @@ async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, mess
         // So is the text of its error, for the same reason.
         let handling = handling::run(&message, is_message, async {
             let outcome = handler(given).await;
-            let text = outcome.as_ref().err().map(BoxError::to_string);
+            let text = outcome.as_ref().err().map(|it| chain(&**it).to_string());
             (outcome, text)
         });
         let (outcome, text) = AssertUnwindSafe(handling)

@@ -150,6 +150,16 @@ pub enum EndpointError {
         /// What the handler said.
         source: BoxError,
     },
+    /// Whoever made these requests has ended the connection, and the drain timeout has passed since
+    /// then: their handlers were cancelled.
+    #[error("{requests} requests were given up {waited:.1?} after whoever made them had left")]
+    #[non_exhaustive]
+    Abandoned {
+        /// How many requests.
+        requests: usize,
+        /// How long they could go on.
+        waited: Duration,
+    },
     /// The endpoint was shut down, and the drain timeout passed while handlers were at work, or
     /// waited for their turn, on messages of one connection.
     #[error("{messages} messages were not handled to the end before the endpoint shut down")]
