@@ -102,7 +102,8 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// from within their handlers. Handlers of different connections run side by side.
 ///
 /// When `handlers` messages and requests of one connection are being handled or wait for that, or
-/// `bytes_in_hand` bytes of them, no more is read from it until one is done, and its sender is held back. The same happens when the
+/// `bytes_in_hand` bytes of them, no more is read from it until one is done, and its sender is held
+/// back. Until then, it is not noticed either that the connection has ended. The same happens when the
 /// application does not read the events.
 ///
 /// A handler that fails or panics ends this one message.
@@ -114,16 +115,16 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// handlers wait for room, which another one makes by reading. But what a handler's own future sends
 /// does not wait for room. It may go beyond `queue`, up to `handler_queue`, and behind that it is
 /// [`EndpointError::QueueFull`] at once. Only when twice the `queue` waits, it waits 5 ms at most for
-/// some of that to go out. So each of them goes on to read, and takes what the others
-/// have sent to it. Nothing is lost as long as the answers to what is on its way have room. Handlers
-/// that send more than they get, in a circle, come to the bound sooner or later.
+/// some of that to go out. So each of them goes on to read, and takes what the others have sent to it.
+/// Nothing is lost as long as the answers to what is on its way have room. Handlers that send more than
+/// they get, in a circle, come to the bound sooner or later.
 ///
 /// Programs whose handlers ask each other by [`request`](EndpointHandle::request) do not stop each
 /// other either. A handler does not count among the `handlers`, nor its message among the
 /// `bytes_in_hand`, while it waits for a reply: up to `waiting_handlers` of them wait, with up to 16 times
-/// the bytes, and a request of one more is [`EndpointError::TooManyWait`] at
-/// once. Replies come on the connection on which this program asks. No handlers are at work there,
-/// as endpoints send their own messages and requests on another one, so replies are always read.
+/// the bytes, and a request of one more is [`EndpointError::TooManyWait`] at once. Replies come on the
+/// connection on which this program asks. No handlers are at work there, as endpoints send their own
+/// messages and requests on another one, so replies are always read.
 ///
 /// That has two limits. While the handler of a message waits for a reply, up to `waiting_handlers` more
 /// of what comes behind it are read: when what it waits for is asked for behind more messages than that,

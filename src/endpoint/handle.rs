@@ -131,7 +131,7 @@ impl EndpointHandle {
     /// It has its place in the queue among the messages to the same program. Once sent, it is not
     /// sent again: when the connection ends before the reply, that is an error.
     ///
-    /// A handler may ask, too: see [`Endpoint`](crate::Endpoint#handling).
+    /// A handler may ask, too: see [`Endpoint`](crate::Endpoint#handlers-that-send-and-ask).
     ///
     /// # Errors
     ///
