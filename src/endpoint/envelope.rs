@@ -270,6 +270,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_arrives_as_it_was_sent_to_the_last_digit() {
+        for number in [6.21287610554047e-9, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX] {
+            let sent = Envelope::new("a", "b", number, None).unwrap();
+            let decoded = Incoming::decode(&sent.encode());
+            assert_eq!(decoded, Ok(Incoming::Message(sent)));
+        }
+    }
+
+    #[test]
     fn fields_that_need_not_be_there_and_fields_that_nobody_knows_are_taken() {
         let decoded = Incoming::decode(br#" {"from":"a","new":[1],"action":"b"}"#);
         let expected = Envelope::new("a", "b", (), None).unwrap();
