@@ -25,6 +25,8 @@ use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, Shutdow
 mod conversation;
 mod envelope;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handle;
 mod handlers;
 mod handling;

@@ -33,6 +33,8 @@ pub use client::{ClientBuilder, PipeClient};
 pub use codec::MessageCodec;
 pub use connection::PipeConnection;
 pub use delegate::PipeDelegate;
+#[cfg(all(feature = "endpoint", fuzzing))]
+pub use endpoint::fuzzing;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{
     Endpoint, EndpointBuilder, EndpointError, EndpointEvent, EndpointHandle, Envelope,
