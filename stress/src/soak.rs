@@ -18,7 +18,7 @@ use crate::run::{
 };
 
 /// How much more memory may be in use at the end than at the most while it warmed up.
-const MEMORY: u64 = 16 << 20;
+const MEMORY: u64 = 8 << 20;
 
 /// The same for descriptors.
 const DESCRIPTORS: usize = 32;
