@@ -189,8 +189,8 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// [`EndpointHandle::shutdown`] ends it orderly; so does an error after which nobody can connect any
 /// more, which is an [`EndpointEvent::Error`]. Dropping the endpoint ends everything at once; what was
 /// left is logged. No task is left behind. Before the process ends, wait for
-/// [`EndpointEvent::Closed`], or at least for [`EndpointHandle::flush_all`]. When the runtime in which
-/// it was bound has ended, there are no more events, and sending is [`Error::ShutDown`].
+/// [`EndpointEvent::Closed`], or, not on Windows, for [`EndpointHandle::flush_all`]. When the runtime
+/// in which it was bound has ended, there are no more events, and sending is [`Error::ShutDown`].
 ///
 /// # Cancel safety
 ///

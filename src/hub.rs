@@ -439,7 +439,9 @@ impl HubHandle {
 
     /// Waits until the system has all messages that were accepted for this client before this call;
     /// for ever if the client does not read. The client need not have read them. After that, the
-    /// process may end without losing them.
+    /// process may end without losing them; not on Windows, where the last write goes on in the
+    /// background and ends with the process, unless the pipe is in message mode. There,
+    /// [`shutdown`](Self::shutdown), and wait for the end of the events.
     ///
     /// Goes on to work after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), as
     /// long as what waits is being sent. Whoever waits here in the task that reads the events reads

@@ -177,13 +177,18 @@ async fn what_a_hub_has_flushed_arrives_although_the_process_ends_at_once() {
     let test = "what_a_hub_has_flushed_arrives_although_the_process_ends_at_once";
     if role().is_some() {
         let name = std::env::var(NAME).unwrap();
-        let hub = PipeClient::connect(&*name).await.unwrap().into_hub();
+        let mut hub = PipeClient::connect(&*name).await.unwrap().into_hub();
         let handle = hub.handle();
         let id = handle.clients()[0];
         for n in 0..MESSAGES {
             handle.send(id, sample(30_000, n)).await.unwrap();
         }
         handle.flush_all().await.unwrap();
+        if cfg!(windows) {
+            // The last write goes on in the background.
+            handle.shutdown();
+            while hub.next().await.is_some() {}
+        }
         std::process::exit(0);
     }
     let name = unique_name("hub-exit");
@@ -324,12 +329,16 @@ mod endpoints {
             let name = std::env::var(NAME).unwrap();
             let from = patient(&unique_name("exit-from")).bind().unwrap();
             let handle = from.handle();
-            let _events = tokio::spawn(from.run());
+            let events = tokio::spawn(from.run());
             for n in 0..MESSAGES {
                 let data = (n, "x".repeat(30_000));
                 handle.send(&name, "count", data).await.unwrap();
             }
             handle.flush_all().await.unwrap();
+            if cfg!(windows) {
+                handle.shutdown();
+                events.await.unwrap();
+            }
             std::process::exit(0);
         }
         let name = unique_name("endpoint-exit");

@@ -90,7 +90,9 @@ impl EndpointHandle {
     /// Waits until the system has all messages that were accepted for this program before this call,
     /// or they were given up: not longer than `give_up_after`, as long as somebody reads the events.
     /// The other program need not have read them. After that, the process may end without losing
-    /// them; [`shutdown`](Self::shutdown) waits until they were read.
+    /// them; not on Windows, where the last write goes on in the background and ends with the process.
+    /// There, [`shutdown`](Self::shutdown), and wait for
+    /// [`EndpointEvent::Closed`](crate::EndpointEvent::Closed): then they were read.
     ///
     /// A handler may wait here, as for a reply.
     ///
