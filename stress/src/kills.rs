@@ -1,10 +1,10 @@
 //! Servers, clients and workers that are killed at any moment. What each has done it has written to
 //! a file, which outlives it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -43,51 +43,69 @@ async fn kills(run: &Run) -> Result<String> {
         clients.round(&mut rng).await?;
         workers.round(&mut rng).await?;
     }
-    let (served, twice) = check_log(&servers.log, servers.talkers.iter())?;
-    let (worked, twice_worked) = check_log(&workers.log, [&workers.talker])?;
+    let served: u64 = servers.talkers.iter().map(|it| it.acknowledged).sum();
+    let worked = workers.talker.acknowledged;
+    let twice = servers.log.twice + workers.log.twice;
     Ok(format!(
         "{} servers, {} clients and {} workers killed, {} acknowledged, 0 lost, {} sent twice",
         servers.killed,
         clients.killed,
         workers.killed,
         count(served + worked + clients.acknowledged),
-        count(twice + twice_worked)
+        count(twice)
     ))
 }
 
-/// What was acknowledged must be in the log, and nothing that was sent before may be missing. Gives
-/// how many messages were acknowledged, and how many are in the log more than once.
-fn check_log<'a>(log: &Path, talkers: impl IntoIterator<Item = &'a Talker>) -> Result<(u64, u64)> {
-    let log = fs::read(log)?;
-    let (records, rest) = log.as_chunks::<RECORD>();
-    ensure!(rest.is_empty(), "the log ends with half a record");
-    let mut seen: HashMap<u64, HashSet<u64>> = HashMap::new();
-    let mut twice = 0;
-    for record in records {
-        let (client, message) = parse(record);
-        let seen = seen.entry(client).or_default();
-        let next = seen.len() as u64;
-        ensure!(
-            message <= next,
-            "client {client}: message {message} was handled, but {next} was lost before it"
-        );
-        if !seen.insert(message) {
-            twice += 1;
-        }
+/// What servers or workers have written, looked at when nobody writes.
+struct Log {
+    path: PathBuf,
+    /// How many messages of each client were handled: the first so many.
+    handled: HashMap<u64, u64>,
+    twice: u64,
+}
+
+impl Log {
+    fn new(path: PathBuf) -> Result<Self> {
+        File::create(&path)?;
+        Ok(Log {
+            path,
+            handled: HashMap::new(),
+            twice: 0,
+        })
     }
-    let mut acknowledged = 0;
-    for talker in talkers {
-        let seen = seen.entry(talker.client).or_default();
-        let lost = (0..talker.acknowledged).find(|it| !seen.contains(it));
-        if let Some(lost) = lost {
-            fail!(
-                "client {}: {lost} was acknowledged, and is not in the log",
-                talker.client
+
+    /// What was acknowledged must be in the log, and nothing that was sent before may be missing.
+    /// The log is empty afterwards.
+    fn check<'a>(&mut self, talkers: impl IntoIterator<Item = &'a Talker>) -> Result<()> {
+        let written = fs::read(&self.path)?;
+        File::create(&self.path)?;
+        let (records, rest) = written.as_chunks::<RECORD>();
+        ensure!(rest.is_empty(), "the log ends with half a record");
+        for record in records {
+            let (client, message) = parse(record);
+            let handled = self.handled.entry(client).or_default();
+            ensure!(
+                message <= *handled,
+                "client {client}: message {message} was handled, but {handled} was lost before it"
+            );
+            match message == *handled {
+                true => *handled += 1,
+                false => self.twice += 1,
+            }
+        }
+        for Talker {
+            client,
+            acknowledged,
+        } in talkers
+        {
+            let handled = self.handled.get(client).copied().unwrap_or_default();
+            ensure!(
+                *acknowledged <= handled,
+                "client {client}: {handled} was acknowledged, and is not in the log"
             );
         }
-        acknowledged += talker.acknowledged;
+        Ok(())
     }
-    Ok((acknowledged, twice))
 }
 
 fn record(client: u64, message: u64) -> [u8; RECORD] {
@@ -168,29 +186,27 @@ async fn pause(rng: &mut SmallRng) {
 /// Servers that are killed, one after the other on the same name.
 struct Servers {
     name: String,
-    log: std::path::PathBuf,
+    log: Log,
     talkers: Vec<Talker>,
     killed: u64,
 }
 
 impl Servers {
     fn new(folder: &Path) -> Result<Self> {
-        let log = folder.join("servers");
-        File::create(&log)?;
         let talker = |client| Talker {
             client,
             acknowledged: 0,
         };
         Ok(Servers {
             name: unique("kills"),
-            log,
+            log: Log::new(folder.join("servers"))?,
             talkers: (0..CLIENTS).map(talker).collect(),
             killed: 0,
         })
     }
 
     async fn round(&mut self, rng: &mut SmallRng) -> Result<()> {
-        let log = self.log.display().to_string();
+        let log = self.log.path.display().to_string();
         let mut command = itself("kills-server", &[&self.name, &log])?;
         let mut server = Started::new(command.spawn()?);
         self.killed += 1;
@@ -223,9 +239,10 @@ impl Servers {
             while let Some(talker) = talking.join_next().await {
                 self.talkers.push(talker??);
             }
-            Ok(())
+            Result::Ok(())
         };
-        within_time(SOON, "clients see the end of a killed server", all).await?
+        within_time(SOON, "clients see the end of a killed server", all).await??;
+        self.log.check(&self.talkers)
     }
 }
 
@@ -235,17 +252,15 @@ fn rng_of(rng: &mut SmallRng) -> SmallRng {
 
 /// Workers that are killed, each of which goes on with the job of the one before it.
 struct Workers {
-    log: std::path::PathBuf,
+    log: Log,
     talker: Talker,
     killed: u64,
 }
 
 impl Workers {
     fn new(folder: &Path) -> Result<Self> {
-        let log = folder.join("workers");
-        File::create(&log)?;
         Ok(Workers {
-            log,
+            log: Log::new(folder.join("workers"))?,
             talker: Talker {
                 client: 0,
                 acknowledged: 0,
@@ -255,7 +270,7 @@ impl Workers {
     }
 
     async fn round(&mut self, rng: &mut SmallRng) -> Result<()> {
-        let log = self.log.display().to_string();
+        let log = self.log.path.display().to_string();
         let mut command = itself("kills-worker", &[&log])?;
         let starting = PipeServer::channel_for(&mut command).spawn();
         let (process, conn) = within("a worker starts", starting).await??;
@@ -272,13 +287,13 @@ impl Workers {
         let both = async { tokio::try_join!(killing, talking) };
         within_time(SOON, "the parent sees the end of a killed worker", both).await??;
         self.killed += 1;
-        Ok(())
+        self.log.check([&self.talker])
     }
 }
 
 /// Clients that are killed while they send.
 struct Clients {
-    log: std::path::PathBuf,
+    log: PathBuf,
     killed: u64,
     acknowledged: u64,
 }

@@ -2,6 +2,7 @@
 //! at a time, and whoever has won can be reached until it ends.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -141,10 +142,7 @@ async fn bind_again(
         match bound {
             Ok(held) => {
                 // Locked while the name is held, and a little shorter.
-                let file = File::open(holder)?;
-                if file.try_lock().is_err() {
-                    fail!("two servers are bound at once");
-                }
+                let file = lock(holder).await?;
                 won.fetch_add(1, Relaxed);
                 let outcome = hold(name, held, &file, &mut rng).await;
                 outcome.map_err(|e| format!("one that has won: {e}"))?;
@@ -160,6 +158,25 @@ async fn bind_again(
         }
     }
     Ok(())
+}
+
+/// Takes the lock that only one may have, and says in its file who has it.
+async fn lock(holder: &str) -> Result<File> {
+    let mut file = File::options().read(true).write(true).open(holder)?;
+    while file.try_lock().is_err() {
+        let other = std::fs::read_to_string(holder)?;
+        // The system closes the files of a process that was killed one after the other: its socket
+        // may be gone before its lock is. By then it has no descriptor any more (exit_files).
+        let descriptors = std::fs::read_dir(format!("/proc/{other}/fd"));
+        if descriptors.is_ok_and(|it| it.count() > 0) {
+            let own = std::process::id();
+            fail!("two servers are bound at once, in the processes {own} and {other}");
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    file.set_len(0)?;
+    file.write_all(std::process::id().to_string().as_bytes())?;
+    Ok(file)
 }
 
 async fn hold(name: &str, held: Held, file: &File, rng: &mut SmallRng) -> Result<()> {
