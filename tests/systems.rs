@@ -514,6 +514,43 @@ async fn a_forked_child_that_drops_its_copy_of_a_connection_leaves_it_alone() {
     closed.1.unwrap();
 }
 
+/// In a pid namespace, this process is the first one of it, and its child is the first of another.
+#[tokio::test]
+async fn a_forked_child_with_its_parents_number_leaves_what_is_the_parents_alone() {
+    let test = "a_forked_child_with_its_parents_number_leaves_what_is_the_parents_alone";
+    if role().is_none() {
+        let options = ["--user", "--map-root-user", "--pid", "--fork"];
+        in_namespace(&options, "", test, "process 1");
+        return;
+    }
+    let (_folder, path) = place();
+    let server = PipeServer::bind(&path).unwrap();
+    let (mut client, mut accepted) = common::pair().await;
+    // Both have looked in vain, and wait to be told.
+    assert!(common::stays_pending(&mut client.next()).await);
+    assert!(common::stays_pending(&mut accepted.next()).await);
+    // SAFETY: takes a number. From now on, this thread starts no other.
+    let unshared = unsafe { libc::unshare(libc::CLONE_NEWPID) };
+    assert_eq!(unshared, 0, "{}", std::io::Error::last_os_error());
+    let mut copies = Some((server, client, accepted));
+    assert_eq!(std::process::id(), 1);
+    in_a_fork(|| match std::process::id() {
+        1 => drop(copies.take()),
+        _ => std::process::abort(),
+    });
+    let (mut server, mut client, mut accepted) = copies.unwrap();
+    assert!(path.exists());
+    meet(&mut server).await;
+    for _ in 0..2 {
+        let message = common::sample(3 << 20, 1);
+        let (sent, received) =
+            within(async { tokio::join!(client.send(message.clone()), accepted.next()) }).await;
+        sent.unwrap();
+        assert_eq!(received.unwrap().unwrap(), message);
+        std::mem::swap(&mut client, &mut accepted);
+    }
+}
+
 #[tokio::test]
 async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up() {
     let test = "children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up";

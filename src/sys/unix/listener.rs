@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::process;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +11,7 @@ use socket2::SockAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
+use super::process::Process;
 use super::socket::{self, Listening};
 use super::stream::Stream;
 use super::{folder, lock, mode};
@@ -96,7 +96,7 @@ impl Listener {
         let found = fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile {
             name: name.clone(),
-            owner: process::id(),
+            owner: Process::this(),
             identity: mode::identity(&found),
         };
         // Before `listen`, connecting is refused: nobody gets in under another mode.
@@ -168,13 +168,13 @@ impl Listener {
 struct SocketFile {
     name: PipeName,
     /// The process that has bound it. In one that was forked from it, a copy of this says nothing.
-    owner: u32,
+    owner: Process,
     identity: (u64, u64),
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.owner != process::id() {
+        if self.owner != Process::this() {
             return;
         }
         let path = self.name.as_path();

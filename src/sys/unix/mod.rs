@@ -28,6 +28,7 @@ mod mode;
 mod name;
 mod passing;
 mod peer;
+mod process;
 mod socket;
 mod stream;
 mod user;

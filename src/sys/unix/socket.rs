@@ -11,7 +11,6 @@ use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::pin;
-use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
@@ -23,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
 
+use super::process::Process;
 use crate::sync::{Deadline, lock};
 
 /// How many connections for each processor are watched for both directions. On a machine with one
@@ -83,7 +83,7 @@ fn accept(listening: &Socket) -> io::Result<Socket> {
 #[derive(Debug)]
 struct Watched<T: AsRawFd> {
     io: ManuallyDrop<AsyncFd<T>>,
-    owner: u32,
+    owner: Process,
 }
 
 impl<T: AsRawFd> Watched<T> {
@@ -91,12 +91,12 @@ impl<T: AsRawFd> Watched<T> {
     fn new(socket: T, interest: Interest) -> io::Result<Self> {
         Ok(Watched {
             io: ManuallyDrop::new(AsyncFd::with_interest(socket, interest)?),
-            owner: process::id(),
+            owner: Process::this(),
         })
     }
 
     fn is_ours(&self) -> bool {
-        self.owner == process::id()
+        self.owner == Process::this()
     }
 }
 
