@@ -138,7 +138,9 @@ impl Listening {
 
     /// An error when the reactor is gone, for those who cannot accept at the moment.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.0.poll_read_ready(cx) {
+        // Nothing is written to a listening socket, so this is never ready while the reactor is there.
+        // Reading may be, for a client that waits, and then would not wake at the end.
+        match self.0.poll_write_ready(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(()),
         }
