@@ -329,6 +329,32 @@ async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
     assert!(error.to_string().contains("does not tell"), "{error}");
 }
 
+#[tokio::test]
+async fn closing_tells_whether_everything_was_read_where_a_filter_refuses_to_tell_of_errors() {
+    let test = "closing_tells_whether_everything_was_read_where_a_filter_refuses_to_tell_of_errors";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    refuse(&[libc::SYS_getsockopt], role.parse().unwrap());
+    let (mut client, mut accepted) = common::pair().await;
+    client.send("hello".into()).await.unwrap();
+    let closing = tokio::spawn(client.close());
+    assert_eq!(within(accepted.next()).await.unwrap().unwrap(), "hello");
+    assert!(within(accepted.next()).await.is_none());
+    within(closing).await.unwrap().unwrap();
+    within(accepted.close()).await.unwrap();
+
+    // One that leaves without having read.
+    let (mut client, accepted) = common::pair().await;
+    client.send("hello".into()).await.unwrap();
+    drop(accepted);
+    let error = within(client.close()).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { .. }), "{error:?}");
+}
+
 /// The calls that remove a file.
 #[cfg(target_arch = "x86_64")]
 const UNLINK: [libc::c_long; 2] = [libc::SYS_unlink, libc::SYS_unlinkat];

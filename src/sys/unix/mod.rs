@@ -14,6 +14,7 @@
 //! | `SO_PEERCRED`, `getpeereid` | filters | the peer is unknown, and verified by nobody |
 //! | /proc/self/uid_map | chroots, user namespaces | a user whose number may be that of the unknown is unknown |
 //! | `SIOCOUTQ` | filters; outside of Linux | closing does not wait for the peer, which is logged once |
+//! | `SO_ERROR` | filters | `poll`; else a peer that closed without reading is taken for one that has read, which is logged once |
 //! | `flock` | filters, some network file systems | a free path is bound without it; a dead server's file stays, with an error |
 //! | `sysconf(_SC_NPROCESSORS_ONLN)` | without /proc and /sys, maybe | connections are watched for reading only |
 //!

@@ -6,7 +6,6 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-#[cfg(any(target_os = "linux", target_os = "android"))]
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -234,8 +233,7 @@ impl Stream {
             poll_fn(|cx| next.poll(cx)).await;
             pause = (pause * 2).min(Duration::from_millis(10));
         }
-        // Linux reports ECONNRESET when the peer closed with bytes unread, and reports it once.
-        if self.reset.load(Ordering::Relaxed) || SockRef::from(&self.io).take_error()?.is_some() {
+        if self.reset.load(Ordering::Relaxed) || has_error(&self.io) {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
@@ -266,6 +264,30 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.io.as_fd()
     }
+}
+
+/// Whether the socket has an error: ECONNRESET on Linux, once, when the peer closed with bytes unread.
+fn has_error(io: &Connected) -> bool {
+    static TOLD: Once = Once::new();
+    let refused = match SockRef::from(io).take_error() {
+        Ok(error) => return error.is_some(),
+        Err(error) => error,
+    };
+    // The socket is open, so it is a sandbox that refuses to tell. Waiting for it tells as well (poll(2)).
+    let mut polled = libc::pollfd {
+        fd: io.as_fd().as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one structure is there, of a descriptor that is open while `io` is borrowed. Does not wait.
+    if unsafe { libc::poll(&mut polled, 1, 0) } == -1 {
+        TOLD.call_once(|| {
+            let what =
+                "closing cannot tell whether the peer has read everything: SO_ERROR is refused";
+            tracing::warn!(error = %refused, "{what}");
+        });
+    }
+    polled.revents & libc::POLLERR != 0
 }
 
 /// How many bytes wait in the peer's receive queue; none where the system refuses to tell, as on
