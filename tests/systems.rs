@@ -479,6 +479,77 @@ async fn where_a_filter_refuses_locks_a_free_path_is_bound_and_a_dead_servers_so
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+#[tokio::test]
+async fn where_a_filter_refuses_locks_the_lock_of_another_server_is_left_alone() {
+    let test = "where_a_filter_refuses_locks_the_lock_of_another_server_is_left_alone";
+    if role().is_none() {
+        return run_as("alone", &mut itself(test));
+    }
+    let (_folder, path) = place();
+    let lock = path.with_file_name(".it.sock.asyncipc-lock");
+    let held = fs::File::create(&lock).unwrap();
+    held.lock().unwrap();
+    refuse(&[libc::SYS_flock], libc::EPERM);
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+    assert_eq!(
+        fs::metadata(&lock).unwrap().ino(),
+        held.metadata().unwrap().ino()
+    );
+}
+
+#[tokio::test]
+async fn where_the_user_may_not_write_nobody_is_said_to_be_binding() {
+    let test = "where_the_user_may_not_write_nobody_is_said_to_be_binding";
+    let Some(role) = role() else {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
+        let mut command = itself(test);
+        command
+            .env("TMPDIR", temporary.path())
+            .env_remove("XDG_RUNTIME_DIR");
+        return run_as(temporary.path().to_str().unwrap(), &mut command);
+    };
+    // Root may write everywhere.
+    // SAFETY: takes a number.
+    unsafe { libc::setuid(12345) };
+    let folder = Path::new(&role).join("closed");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o555)).unwrap();
+    let error = PipeServer::bind(folder.join("it.sock")).unwrap_err();
+    assert!(
+        matches!(&error, Error::AccessDenied { action, .. } if *action == "cannot listen on"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn on_a_file_system_that_cannot_be_written_binding_says_so() {
+    let test = "on_a_file_system_that_cannot_be_written_binding_says_so";
+    let options = ["--user", "--map-root-user", "--mount"];
+    let Some(role) = role() else {
+        let (folder, path) = place();
+        let at = folder.path().display();
+        for (mount, leave) in [("ro", ""), ("ro", "stale")] {
+            let prepare = match leave {
+                "" => format!("mount -t tmpfs -o {mount} none '{at}' &&"),
+                _ => {
+                    drop(UnixListener::bind(&path).unwrap());
+                    format!("mount --bind '{at}' '{at}' && mount -o remount,bind,ro '{at}' &&")
+                }
+            };
+            in_namespace(&options, &prepare, test, path.to_str().unwrap());
+        }
+        return;
+    };
+    let error = PipeServer::bind(Path::new(&role)).unwrap_err();
+    assert_eq!(
+        error.kind(),
+        std::io::ErrorKind::ReadOnlyFilesystem,
+        "{error:?}"
+    );
+    assert!(error.to_string().contains(&role), "{error}");
+}
+
 /// Forks; what the child does is done when this returns, unless it goes on for ever.
 fn in_a_fork(what: impl FnOnce()) {
     // SAFETY: the child does not return from here. It allocates, which glibc lets it, and it uses

@@ -831,6 +831,21 @@ async fn where_others_may_remove_files_the_lock_is_in_the_private_folder() {
     }
 }
 
+/// Others may link to a file of ours in a folder for all (fs.protected_hardlinks, proc_sys_fs(5)).
+#[tokio::test]
+async fn another_link_to_a_file_in_the_place_of_the_lock_changes_nothing_about_the_file() {
+    let (folder, path) = place();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    fs::set_permissions(&precious, Permissions::from_mode(0o644)).unwrap();
+    fs::hard_link(&precious, lock_file(&path)).unwrap();
+    leave_stale(&path);
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+    assert_eq!(mode(&precious), 0o644);
+    assert_eq!(mode(lock_file(&path)), 0o644);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+}
+
 #[tokio::test]
 async fn a_folder_that_does_not_exist_is_named_as_what_is_missing() {
     let (_folder, path) = place();

@@ -55,15 +55,17 @@ pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
 
 fn take_at(path: PathBuf) -> io::Result<Option<Lock>> {
     for _ in 0..TRIES {
-        let Some(file) = open(&path)? else {
+        let Some((file, is_new)) = open(&path)? else {
             continue;
         };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => {
-                // Nobody can have the lock here.
-                let _ = fs::remove_file(&path);
+                // One that was there before may be locked by a server that is not behind this filter.
+                if is_new {
+                    let _ = fs::remove_file(&path);
+                }
                 return Err(error);
             }
         }
@@ -85,21 +87,24 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Opens the lock file, or makes it: with a mode that lets nobody else open it. `None` when it has
-/// been removed meanwhile.
-fn open(path: &Path) -> io::Result<Option<File>> {
-    let opened = OpenOptions::new()
+/// Makes the lock file, with a mode that lets nobody else open it, or opens the one that is there; and
+/// says whether it is new. `None` when it has been removed meanwhile.
+fn open(path: &Path) -> io::Result<Option<(File, bool)>> {
+    let mut options = OpenOptions::new();
+    options
         .read(true)
         .write(true)
-        .create(true)
-        .truncate(false)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path);
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let (opened, is_new) = match options.clone().create_new(true).open(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => (options.open(path), false),
+        made => (made, true),
+    };
     let file = match opened {
         Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !is_new => return Ok(None),
         // Under a umask of 0777, whoever made it has not come to the last lines yet, or never will.
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !is_new => {
             return match fs::symlink_metadata(path) {
                 Ok(found) if is_ours(&found) && found.mode() & 0o600 != 0o600 => {
                     mode::set(path, &found, 0o600).map(|()| None)
@@ -118,11 +123,13 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     if found.mode() & 0o777 != 0o600 {
         file.set_permissions(Permissions::from_mode(0o600))?;
     }
-    Ok(Some(file))
+    Ok(Some((file, is_new)))
 }
 
+/// Whether it is a file of this user's, and has this name alone: others may give a second one to a file
+/// of ours that is none of this crate's (fs.protected_hardlinks, proc_sys_fs(5)).
 fn is_ours(found: &Metadata) -> bool {
-    found.is_file() && found.uid() == user::uid()
+    found.is_file() && found.uid() == user::uid() && found.nlink() <= 1
 }
 
 fn is_same(found: &Metadata, file: &File) -> bool {
