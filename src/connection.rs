@@ -51,10 +51,13 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 ///
 /// # Runtimes
 ///
-/// A connection belongs to the Tokio runtime in which it was made, which has to run while anything
-/// waits. It can be used from other runtimes, which may end before it, and under executors that
-/// are not Tokio's. When its own runtime has ended, whatever would have to wait for the system is
-/// [`Error::Io`] at once.
+/// A connection belongs to the Tokio runtime in which the client connected, or the server was bound,
+/// whoever accepts: that one has to run while anything waits. The connection can be used from other
+/// runtimes, which may end before it, and under executors that are not Tokio's. When its own
+/// runtime has ended, whatever would have to wait for the system is [`Error::Io`] at once.
+///
+/// Another Tokio runtime that it is used from needs time (`enable_time`): without it, waiting for a
+/// deadline panics.
 ///
 /// # Cancel safety
 ///

@@ -1,14 +1,13 @@
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::stream::DEFAULT_LINGER;
+use crate::sync::Deadline;
 use crate::sys::{self, Limits, Lingering};
 use crate::{Access, Error, PipeName, PipeStream};
 
@@ -23,6 +22,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_s
 ///
 /// Once the listener is dropped, no client finds it; streams that it has handed out live on. On
 /// Windows another server can take the name when they are gone too.
+///
+/// # Runtimes
+///
+/// Each stream belongs to the Tokio runtime in which the listener was bound, whoever accepts it. That
+/// runtime has to run for accepting anyway, while the one that accepts may end before the stream,
+/// or be an executor that is not Tokio's. In which runtime a task reads and writes the stream is
+/// free: see [`PipeConnection`](crate::PipeConnection#runtimes).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,8 +50,10 @@ pub struct PipeListener {
     inner: Option<sys::Listener>,
     name: PipeName,
     linger: Duration,
+    /// In which it was bound, and to which each stream belongs, whoever accepts it.
+    runtime: Handle,
     /// Until when errors keep us from trying again.
-    pause: Option<Pause>,
+    pause: Option<Deadline>,
     next_pause: Duration,
     lingering: TaskTracker,
 }
@@ -76,7 +84,7 @@ impl PipeListener {
         options: &sys::ListenOptions,
         linger: Duration,
     ) -> Result<Self, Error> {
-        need_runtime("cannot listen on", &name)?;
+        let runtime = need_runtime("cannot listen on", &name)?;
         limits.check()?;
         let lingering = Lingering {
             tasks: TaskTracker::new(),
@@ -88,6 +96,7 @@ impl PipeListener {
             inner: Some(inner),
             name,
             linger,
+            runtime,
             pause: None,
             next_pause: PAUSES.0,
             lingering: lingering.tasks,
@@ -111,6 +120,10 @@ impl PipeListener {
     /// has ended, or the system has an error that does not pass. It comes once, and the listener has
     /// ended: the name is free, as if it was dropped. From then on, [`Error::ShutDown`].
     ///
+    /// # Panics
+    ///
+    /// When it pauses after an error, in a Tokio runtime without time.
+    ///
     /// # Cancel safety
     ///
     /// Cancelling loses no client: the next call accepts it.
@@ -130,7 +143,11 @@ impl PipeListener {
                 ready!(pause.poll(cx));
                 self.pause = None;
             }
-            match ready!(inner.poll_accept(cx)) {
+            let accepted = {
+                let _entered = self.runtime.enter();
+                ready!(inner.poll_accept(cx))
+            };
+            match accepted {
                 Ok(io) => {
                     self.next_pause = PAUSES.0;
                     return Poll::Ready(Ok(PipeStream::new(io, self.name.clone(), self.linger)));
@@ -143,7 +160,7 @@ impl PipeListener {
                 Err(error) => {
                     let pause = self.next_pause;
                     tracing::warn!(pipe = %self.name, %error, ?pause, "cannot accept a client yet");
-                    self.pause = Some(Pause::new(pause));
+                    self.pause = Some(Deadline::after(pause, &self.runtime));
                     self.next_pause = (pause * 2).min(PAUSES.1);
                 }
             }
@@ -157,8 +174,10 @@ impl PipeListener {
             inner,
             name,
             linger,
+            runtime,
             ..
         } = self;
+        let _entered = runtime.enter();
         let last = inner
             .map_or_else(Vec::new, sys::Listener::close)
             .into_iter();
@@ -169,31 +188,6 @@ impl PipeListener {
     /// Tracks what dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering
-    }
-}
-
-/// A pause that ends by the clock, whoever polls: each time, the timer is made anew in the runtime
-/// that polls, since that of the one before may have ended.
-#[derive(Debug)]
-struct Pause {
-    until: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pause {
-    fn new(time: Duration) -> Self {
-        Pause {
-            until: Instant::now() + time,
-            timer: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if Instant::now() >= self.until {
-            return Poll::Ready(());
-        }
-        let timer = self.timer.insert(Box::pin(sleep_until(self.until)));
-        timer.as_mut().poll(cx)
     }
 }
 
@@ -224,8 +218,8 @@ impl Limits {
 }
 
 /// tokio panics where it has no runtime; an error is kinder.
-pub(crate) fn need_runtime(action: &str, name: &PipeName) -> Result<(), Error> {
-    Handle::try_current().map(drop).map_err(|e| Error::Io {
+pub(crate) fn need_runtime(action: &str, name: &PipeName) -> Result<Handle, Error> {
+    Handle::try_current().map_err(|e| Error::Io {
         action: format!("{action} {name}"),
         source: io::Error::other(e),
     })

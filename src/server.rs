@@ -301,6 +301,10 @@ impl ShutdownHandle {
 /// As [`PipeServer::accept`] when no client can come any more: the handlers may finish before, as if
 /// the server was shut down.
 ///
+/// # Panics
+///
+/// Outside of a Tokio runtime: the handlers' tasks are spawned where this is awaited.
+///
 /// # Cancel safety
 ///
 /// Dropping the future cancels the handlers, as at the end of draining.

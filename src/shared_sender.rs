@@ -26,7 +26,7 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// and receiving on the same connection writes it before it waits. So a message costs a system call
 /// only when it comes alone. The messages of one task stay in order.
 ///
-/// The task is started by the first `send`, in the runtime in which the connection was made. The
+/// The task is started by the first `send`, in the connection's runtime. The
 /// clones can be anywhere: in other runtimes, which may end, or in none.
 ///
 /// What `send` has taken goes out even if every clone is dropped, as long as the connection's

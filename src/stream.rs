@@ -35,8 +35,7 @@ const DISCARDS: usize = 16;
 /// `poll_shutdown` closes the sending direction where there is such a thing: on Unix the peer sees
 /// the end, on Windows it does when the stream is dropped.
 ///
-/// It belongs to the runtime in which it was made, as a
-/// [`PipeConnection`](crate::PipeConnection#runtimes) does.
+/// It belongs to one Tokio runtime, as a [`PipeConnection`](crate::PipeConnection#runtimes) does.
 ///
 /// # Cancel safety
 ///

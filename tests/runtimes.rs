@@ -19,6 +19,8 @@ use common::{
 };
 #[cfg(unix)]
 use common::{itself, role, run_as};
+#[cfg(unix)]
+use futures::FutureExt;
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -514,4 +516,73 @@ fn a_write_without_a_descriptor_left_waits_wherever_it_is_polled() {
     drop(made_in);
     let error = last.block_on(within(sending)).unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
+fn clients_are_accepted_under_an_executor_that_is_not_tokios() {
+    let bound_in = with_threads();
+    for (transport, server, client) in transports("accepts") {
+        let mut server = bound_in.block_on(async { server.bind().unwrap() });
+        let answer = bound_in.spawn(async move {
+            let mut conn = client.connect().await.unwrap();
+            conn.send("hello".into()).await.unwrap();
+            conn.next().await.unwrap().unwrap()
+        });
+        finishes(move || {
+            block_on(async {
+                let mut conn = server.accept().await.unwrap();
+                let message = conn.next().await.unwrap().unwrap();
+                conn.send(message.freeze()).await.unwrap();
+                conn.close().await.unwrap();
+            });
+        });
+        let answer = bound_in.block_on(within(answer)).unwrap();
+        assert_eq!(answer, "hello", "{transport}");
+    }
+}
+
+#[test]
+fn an_accepted_connection_outlives_the_runtime_that_accepted_it() {
+    let bound_in = with_threads();
+    for (transport, server, client) in transports("outlives") {
+        let mut server = bound_in.block_on(async { server.bind().unwrap() });
+        let mut theirs = bound_in.block_on(within(client.connect())).unwrap();
+        let mut ours = of_one_thread().block_on(within(server.accept())).unwrap();
+        let received = of_one_thread().block_on(async {
+            let mut receiving = Box::pin(ours.next());
+            assert!(stays_pending(&mut receiving).await, "{transport}");
+            theirs.send("hello".into()).await.unwrap();
+            within(receiving).await
+        });
+        assert_eq!(received.unwrap().unwrap(), "hello", "{transport}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn accepting_pauses_after_an_error_under_an_executor_that_is_not_tokios() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let test = "accepting_pauses_after_an_error_under_an_executor_that_is_not_tokios";
+    if role().is_none() {
+        return run_as("process", &mut itself(test));
+    }
+    let bound_in = with_threads();
+    let name = unique_name("pauses");
+    let mut server = bound_in.block_on(async { PipeServer::bind(&name).unwrap() });
+    let _client = bound_in
+        .block_on(within(PipeClient::connect(&name)))
+        .unwrap();
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, none).unwrap();
+    let (log, _guard) = common::Log::begin();
+    while !log.text().contains("cannot accept a client yet") {
+        assert!(server.accept().now_or_never().is_none());
+        thread::yield_now();
+    }
+    setrlimit(Resource::Nofile, limit).unwrap();
+    finishes(move || block_on(server.accept()).unwrap());
 }

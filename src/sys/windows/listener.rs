@@ -10,7 +10,6 @@ use std::task::{Context, Poll, Waker, ready};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::runtime::Handle;
 use tokio::task::coop::poll_proceed;
 use tokio_util::task::AbortOnDropHandle;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
@@ -30,8 +29,7 @@ const BACKLOG: u32 = 8;
 pub(crate) struct Listener {
     pool: Arc<Pool>,
     connecting: FuturesUnordered<Connecting>,
-    runtime: Handle,
-    /// Ends with that runtime.
+    /// Ends with the runtime in which it was bound.
     alive: AbortOnDropHandle<()>,
     lingering: Lingering,
 }
@@ -98,7 +96,6 @@ impl Listener {
         let mut listener = Listener {
             pool: Arc::new(pool),
             connecting: FuturesUnordered::new(),
-            runtime: Handle::current(),
             alive: AbortOnDropHandle::new(tokio::spawn(pending())),
             lingering,
         };
@@ -138,7 +135,6 @@ impl Listener {
             tracing::warn!(%error, "cannot make the next pipe instance yet");
         }
         result?;
-        let _entered = self.runtime.enter();
         let end = self.pool.factory.adopt(instance)?;
         Poll::Ready(Ok(Stream::server(end, slot, self.lingering.clone())))
     }
@@ -147,7 +143,6 @@ impl Listener {
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(mut self) -> Vec<Stream> {
         self.pool.close();
-        let _entered = self.runtime.enter();
         let mut last = Vec::new();
         for connecting in std::mem::take(&mut self.connecting) {
             let (instance, result) = connecting.stop();
