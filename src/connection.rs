@@ -164,8 +164,9 @@ impl PipeConnection {
     /// 5 s unless the builder's `linger` says otherwise. What `Ok` means on each platform is said
     /// at [`PipeStream::close`].
     ///
-    /// As a sink, through `SinkExt::close`, a connection that is kept throws nothing away: what
-    /// comes can still be received, and while nobody does, the peer may have to wait.
+    /// As a sink, through `SinkExt::close`, a connection that is kept throws nothing away before
+    /// receiving has ended: what comes can still be received, and while nobody does, the peer may
+    /// have to wait.
     ///
     /// # Errors
     ///
@@ -267,7 +268,8 @@ impl Shared {
     }
 
     /// While closing: the peer may be unable to read before it has sent. So throws away what is
-    /// there if nobody reads it, and wakes the task for what comes, and when the receiver goes.
+    /// there if nobody reads it, and wakes the task for what comes, and when the receiver goes or
+    /// ends.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) {
         self.closer.register(cx.waker());
         if self.unread.load(Acquire) {

@@ -191,6 +191,7 @@ impl PipeReceiver {
                 if self.to_skip.is_some() && matches!(**error, Error::MessageTooLarge { .. }) => {}
             _ => {
                 self.ended = true;
+                self.shared.nobody_reads();
                 self.own = BytesMut::new();
                 self.block.rest();
             }

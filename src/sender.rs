@@ -150,8 +150,8 @@ impl PipeSender {
     /// On Unix the peer sees the end of the stream at once. A Windows pipe has no end for one
     /// direction: there the peer sees it when the receiver is dropped as well.
     ///
-    /// While there is a receiver, what the peer sends is for it to read. From when it is dropped,
-    /// before or meanwhile, what still comes is thrown away, as by
+    /// While there is a receiver, what the peer sends is for it to read. From when it is dropped, or
+    /// has ended with an error, before or meanwhile, what still comes is thrown away, as by
     /// [`PipeConnection::close`](crate::PipeConnection::close).
     ///
     /// # Errors

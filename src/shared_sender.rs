@@ -171,7 +171,7 @@ impl SharedSender {
     /// Sends what was taken, and ends this direction for all clones when the peer has read
     /// everything. What the others send from now on is [`Error::Closed`].
     ///
-    /// Once the receiver is dropped, what the peer sends meanwhile is thrown away, as by
+    /// Once the receiver is dropped or has ended, what the peer sends meanwhile is thrown away, as by
     /// [`PipeConnection::close`](crate::PipeConnection::close).
     ///
     /// After the linger deadline, nothing more is sent. The connection, and its place among those

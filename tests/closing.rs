@@ -656,6 +656,47 @@ async fn nothing_is_thrown_away_as_long_as_there_is_a_receiver() {
 
 #[cfg(any(windows, target_os = "linux"))] // Others do not wait for it.
 #[tokio::test]
+async fn an_end_that_cannot_receive_any_more_holds_up_nobody_while_it_closes() {
+    for (transport, server, client) in transports("failed") {
+        let (mut ours, theirs) = pair_of(&server, &client.max_message_size(LARGE / 2)).await;
+        let there = tokio::spawn(send_first_and_then_read(theirs));
+        let error = within(ours.next()).await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::MessageTooLarge { .. }), "{error}");
+        ours.send(sample(HOLDS, 9)).await.unwrap();
+        // As a sink: the connection is kept.
+        let closed = within(SinkExt::<Bytes>::close(&mut ours)).await;
+        assert!(closed.is_ok(), "{transport}: {closed:?}");
+        let read = within(there).await.unwrap();
+        assert!(read == sample(HOLDS, 9), "{transport}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_thrown_away_before_closing_although_the_receiver_is_gone() {
+    for (transport, ours, theirs) in pairs("one-way").await {
+        let (mut sender, receiver) = ours.split();
+        drop(receiver);
+        let (mut their_sender, mut their_receiver) = theirs.split();
+        let mut there = Box::pin(their_sender.send(sample(LARGE, 0)));
+        for n in 0..100 {
+            sender.send(sample(100, n)).await.unwrap();
+            let received = within(their_receiver.next()).await.unwrap().unwrap();
+            assert!(received == sample(100, n), "{transport}");
+        }
+        assert!(stays_pending(&mut there).await, "{transport}");
+        let sender = sender.into_shared();
+        for n in 0..100 {
+            sender.send(sample(100, n)).await.unwrap();
+            sender.flush().await.unwrap();
+            let received = within(their_receiver.next()).await.unwrap().unwrap();
+            assert!(received == sample(100, n), "{transport}");
+        }
+        assert!(stays_pending(&mut there).await, "{transport}");
+    }
+}
+
+#[cfg(any(windows, target_os = "linux"))] // Others do not wait for it.
+#[tokio::test]
 async fn a_hub_that_drains_does_not_hold_up_a_client_that_is_still_sending() {
     for (transport, server, client) in transports("hub") {
         let mut hub = server.bind().unwrap().into_hub();
