@@ -565,6 +565,33 @@ async fn a_queue_is_bounded_and_whoever_finds_it_full_is_told() {
 }
 
 #[tokio::test]
+async fn everyone_who_waits_for_room_gets_it_in_turn() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("turns-{it}")));
+    let _other = tokio::spawn(bind(patient(&b).on("count", async |_| Ok(()))).await.run());
+    let endpoint = bind(patient(&a).queue(2)).await;
+    let served = Arc::new(AtomicUsize::new(0));
+    let senders = (0..8).map(|_| {
+        let (handle, b, served) = (endpoint.handle(), b.clone(), served.clone());
+        tokio::spawn(async move {
+            // Those who had their turns go on until everyone has had them.
+            for sent in 1.. {
+                handle.send(&b, "count", ()).await.unwrap();
+                if sent == 20 {
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+                if served.load(Ordering::Relaxed) == 8 {
+                    break;
+                }
+            }
+        })
+    });
+    let sent = futures::future::join_all(senders.collect::<Vec<_>>());
+    for sender in within(sent).await {
+        sender.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn sending_does_not_wait_for_room_for_ever() {
     let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("room-{it}")));
     let from = bind(patient(&a).queue(1).give_up_after(SOON)).await;

@@ -37,7 +37,8 @@ impl EndpointHandle {
     /// or when the other side is there. What could not be delivered within `give_up_after` comes
     /// back as [`EndpointEvent::Undelivered`](crate::EndpointEvent::Undelivered).
     ///
-    /// Waits for room in the queue of this destination, for up to `give_up_after`. Whoever waits
+    /// Waits for room in the queue of this destination, for up to `give_up_after`. Those who wait get
+    /// it in turn. Whoever waits
     /// here in the task that reads the events reads none meanwhile: use
     /// [`try_send`](Self::try_send) there. Called by a handler itself, this does not wait for
     /// room: there is more of it, up to [`handler_queue`](crate::EndpointBuilder::handler_queue), and
@@ -72,7 +73,8 @@ impl EndpointHandle {
         self.0.enqueue(to, item).await.map(drop)
     }
 
-    /// As [`send`](Self::send), without ever waiting. A handler has the same room for both.
+    /// As [`send`](Self::send), without ever waiting: while others wait for room, there is none here.
+    /// A handler has the same room for both.
     ///
     /// # Errors
     ///

@@ -42,11 +42,13 @@ pub(super) struct Queue {
     trouble: Trouble,
 }
 
-/// Where it is told that something was taken out of a queue, or that the queue has ended: to one
-/// of those who wait.
+/// Where it is told that something was taken out of a queue, or that the queue has ended.
 #[derive(Debug, Default)]
 struct Room {
-    /// And there is room for everybody.
+    /// Of those who wait for room, the one whose turn it is has this, and the others stand in line
+    /// for it: nobody goes ahead of them, so none of them waits in vain.
+    turn: tokio::sync::Mutex<()>,
+    /// To the one whose turn it is: there is room for everybody.
     made: Notify,
     /// To handlers, which wait for a moment.
     taken: Notify,
@@ -92,57 +94,71 @@ impl Shared {
     pub(super) async fn enqueue(
         self: &Arc<Self>,
         to: &str,
-        mut item: Item,
+        item: Item,
     ) -> Result<Trouble, EndpointError> {
         let pipe = PipeName::new(to)?;
         if handling::is_handler() {
             self.keep_in_step(&pipe).await;
-            return match self.push(to, &pipe, item)? {
+            return match self.push(to, &pipe, item, false)? {
                 Pushed::Taken(trouble) => Ok(trouble),
                 Pushed::Full(..) => Err(self.full(to)),
             };
         }
         let deadline = Instant::now().checked_add(self.options.give_up_after);
+        let pushed = until(deadline, self.push_in_turn(to, &pipe, item)).await;
+        pushed.unwrap_or_else(|| Err(self.full(to)))
+    }
+
+    /// Waits for room, behind those who wait already.
+    async fn push_in_turn(
+        self: &Arc<Self>,
+        to: &str,
+        pipe: &PipeName,
+        mut item: Item,
+    ) -> Result<Trouble, EndpointError> {
         loop {
-            let room = match self.push(to, &pipe, item)? {
+            let room = match self.push(to, pipe, item, false)? {
                 Pushed::Taken(trouble) => return Ok(trouble),
                 Pushed::Full(given_back, room) => {
                     item = given_back;
                     room
                 }
             };
-            let mut has_room = pin!(room.made.notified());
-            // From here on none is missed.
-            has_room.as_mut().enable();
-            match self.push(to, &pipe, item)? {
-                Pushed::Taken(trouble) => return Ok(trouble),
-                Pushed::Full(given_back, now) => {
-                    item = given_back;
-                    if !Arc::ptr_eq(&room, &now) {
-                        continue;
+            let _turn = room.turn.lock().await;
+            loop {
+                let mut made = pin!(room.made.notified());
+                // From here on none is missed.
+                made.as_mut().enable();
+                match self.push(to, pipe, item, true)? {
+                    Pushed::Taken(trouble) => return Ok(trouble),
+                    Pushed::Full(given_back, now) => {
+                        item = given_back;
+                        if !Arc::ptr_eq(&room, &now) {
+                            // The queue has ended, and there is another one.
+                            break;
+                        }
                     }
                 }
-            }
-            // The room may be somebody else's before the next attempt, or the queue has ended.
-            if until(deadline, has_room).await.is_none() {
-                return Err(self.full(to));
+                made.await;
             }
         }
     }
 
     /// As [`enqueue`](Self::enqueue), without waiting.
     pub(super) fn try_enqueue(self: &Arc<Self>, to: &str, item: Item) -> Result<(), EndpointError> {
-        match self.push(to, &PipeName::new(to)?, item)? {
+        match self.push(to, &PipeName::new(to)?, item, false)? {
             Pushed::Taken(_) => Ok(()),
             Pushed::Full(..) => Err(self.full(to)),
         }
     }
 
+    /// Puts a message into the queue, unless it is full, or it is the turn of others who wait for room.
     fn push(
         self: &Arc<Self>,
         to: &str,
         pipe: &PipeName,
         item: Item,
+        in_turn: bool,
     ) -> Result<Pushed, EndpointError> {
         // Under the lock, so that no queue ends while something is put into it.
         let mut queues = lock(&self.queues);
@@ -153,7 +169,9 @@ impl Shared {
             Entry::Occupied(queue) => queue.into_mut(),
             Entry::Vacant(place) => place.insert(self.start(to, pipe)),
         };
-        if queue.waiting() >= self.most() && !queue.items.is_closed() {
+        let is_next = in_turn || handling::is_handler() || queue.room.turn.try_lock().is_ok();
+        let has_room = is_next && queue.waiting() < self.most();
+        if !has_room && !queue.items.is_closed() {
             return Ok(Pushed::Full(item, queue.room.clone()));
         }
         let since = Instant::now();
