@@ -1218,6 +1218,26 @@ async fn no_more_than_so_many_bytes_of_a_connection_are_in_hand_and_replies_come
 }
 
 #[tokio::test]
+async fn a_connection_ends_when_nobody_waits_for_its_last_reply_any_more() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("last-{it}")));
+    let mut server = PipeServer::bind(&b).unwrap();
+    let endpoint = bind(patient(&a)).await;
+    let (handle, to) = (endpoint.handle(), b.clone());
+    let asking = tokio::spawn(async move {
+        handle
+            .request_within(Duration::MAX, &to, "wait", ())
+            .await
+            .unwrap();
+    });
+    let mut other = Raw::accept(&mut server).await;
+    assert_eq!(other.hears().await["action"], "wait");
+    other.says(json!({"from": "raw", "closing": true})).await;
+    assert!(stays_pending(&mut other.0.next()).await);
+    asking.abort();
+    assert!(within(other.0.next()).await.is_none());
+}
+
+#[tokio::test]
 async fn the_longest_message_is_a_mebibyte_unless_told_otherwise() {
     let name = unique_name("default-limit");
     let mut endpoint = bind(Endpoint::builder(&name)).await;

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use serde_json::Value;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::envelope::{self, Incoming, Malformed};
 use super::handling::{self, InHand, Load};
@@ -137,14 +137,6 @@ impl Conversation {
     async fn read(&mut self) -> Result<(), Error> {
         let (mut told, mut done) = (self.to.is_some(), false);
         loop {
-            let replies = if done {
-                self.link.last_deadline()
-            } else {
-                None
-            };
-            if done && replies.is_none() {
-                return Ok(());
-            }
             let in_hand = self.in_hand();
             let (load, receiver) = (&self.load, &mut self.receiver);
             // Looked at after the handlers have run: those that wait then make room.
@@ -156,6 +148,7 @@ impl Conversation {
                 biased;
                 () = self.link.gone.cancelled() => return Ok(()),
                 () = self.link.done.cancelled(), if !done => done = true,
+                () = self.link.answered(), if done => return Ok(()),
                 () = self.endpoint.deaf.cancelled(), if !told => {
                     told = true;
                     self.ask_to_close();
@@ -173,7 +166,6 @@ impl Conversation {
                         return ended;
                     }
                 },
-                () = sleep_until(replies.unwrap_or_else(Instant::now)), if replies.is_some() => {}
             }
         }
     }

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::task::unconstrained;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::EndpointError;
@@ -241,9 +243,31 @@ impl Link {
         self.gone.cancel();
     }
 
+    /// Waits until nobody waits for a reply any more. That a reply has come is not noticed here: to
+    /// be called again then.
+    pub(super) async fn answered(&self) {
+        while let Some(deadline) = self.last_deadline() {
+            // However many there are, it waits for all of them.
+            let given_up = unconstrained(poll_fn(|cx| self.poll_given_up(cx)));
+            let _ = timeout_at(deadline, given_up).await;
+        }
+    }
+
+    /// Whether one of those who wait has given up.
+    fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pending = self.pending();
+        let mut given_up = Poll::Pending;
+        for pended in pending.requests.values_mut() {
+            if pended.asking.reply.poll_closed(cx).is_ready() {
+                given_up = Poll::Ready(());
+            }
+        }
+        given_up
+    }
+
     /// When the last of those who wait for a reply gives up. Nobody waits: `None`. They wait for
     /// ever: a time that is far away.
-    pub(super) fn last_deadline(&self) -> Option<Instant> {
+    fn last_deadline(&self) -> Option<Instant> {
         let mut pending = self.pending();
         pending.requests.retain(|_, it| it.is_waited_for());
         let deadlines = pending.requests.values().map(|it| it.asking.deadline);
