@@ -1218,6 +1218,51 @@ async fn no_more_than_so_many_bytes_of_a_connection_are_in_hand_and_replies_come
 }
 
 #[tokio::test]
+async fn messages_that_are_no_envelopes_and_rejections_count_among_the_bytes_in_hand() {
+    let text = "x".repeat(20_000);
+    for json in [
+        json!({"from": "raw", "error": text}),
+        json!({"from": "raw", "action": text, "id": text}),
+    ] {
+        let builder = patient(&unique_name("bytes-in-events")).handlers(10_000);
+        // Nobody reads its events.
+        let endpoint = bind(builder.bytes_in_hand(50_000)).await;
+        let mut client = Raw::connect(endpoint.name()).await;
+        let mut taken = 0;
+        loop {
+            let mut said = Box::pin(client.says(&json));
+            if stays_pending(&mut said).await {
+                break;
+            }
+            taken += 1;
+            assert!(taken < 1_000, "{taken} were taken");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_comes_from_someone_who_has_asked_to_end_the_connection_is_bounded_as_well() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("flood-{it}")));
+    let mut server = PipeServer::bind(&b).unwrap();
+    let builder = patient(&a).bytes_in_hand(50_000);
+    let endpoint = bind(builder.on("wait", async |_| for_ever().await)).await;
+    endpoint.handle().send(&b, "hello", ()).await.unwrap();
+    let mut other = Raw::accept(&mut server).await;
+    other.hears().await;
+    other.says(json!({"from": "raw", "closing": true})).await;
+    // It sends nothing more.
+    assert!(within(other.0.next()).await.is_none());
+    let json = json!({"from": "raw", "action": "wait", "data": "x".repeat(20_000)});
+    for taken in 0.. {
+        assert!(taken < 1_000, "{taken} were taken");
+        let mut said = Box::pin(other.says(&json));
+        if stays_pending(&mut said).await {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_ends_when_nobody_waits_for_its_last_reply_any_more() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("last-{it}")));
     let mut server = PipeServer::bind(&b).unwrap();
@@ -1235,6 +1280,24 @@ async fn a_connection_ends_when_nobody_waits_for_its_last_reply_any_more() {
     assert!(stays_pending(&mut other.0.next()).await);
     asking.abort();
     assert!(within(other.0.next()).await.is_none());
+}
+
+#[tokio::test]
+async fn only_messages_count_among_those_that_were_not_handled() {
+    let name = unique_name("unhandled-alone");
+    let builder = patient(&name).drain_timeout(SOON);
+    let mut endpoint = bind(builder.on("large", async |_| Ok("x".repeat(LARGE)))).await;
+    let mut client = Raw::connect(&name).await;
+    client
+        .says(json!({"action": "large", "from": "raw", "id": 1}))
+        .await;
+    // It has begun to reply, which it cannot finish.
+    assert!(stays_pending(&mut endpoint.next()).await);
+    endpoint.handle().shutdown();
+    let error = error(&mut endpoint).await;
+    let EndpointError::Unhandled { messages: 1, .. } = error else {
+        panic!("{error:?}");
+    };
 }
 
 #[tokio::test]

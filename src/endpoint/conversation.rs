@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::BytesMut;
 use futures_core::stream::FusedStream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -107,10 +108,24 @@ impl Conversation {
             return;
         }
         let deadline = Instant::now().checked_add(self.endpoint.options.drain_timeout);
-        while let Some(Some(Ok(message))) = until(deadline, self.receiver.next()).await {
-            self.received(&message);
-        }
+        until(deadline, self.hear()).await;
         self.handle_rest().await;
+    }
+
+    /// Reads to the end, and handles what comes meanwhile.
+    async fn hear(&mut self) {
+        loop {
+            let in_hand = self.in_hand();
+            tokio::select! {
+                biased;
+                () = first(&mut self.messages) => drop(self.messages.pop_front()),
+                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+                message = next(&self.load, in_hand, &mut self.receiver) => match message {
+                    Some(Ok(message)) => self.received(&message),
+                    _ => return,
+                },
+            }
+        }
     }
 
     /// Handles what has come to its end: requests of someone who has left, for the drain timeout at
@@ -138,12 +153,6 @@ impl Conversation {
         let (mut told, mut done) = (self.to.is_some(), false);
         loop {
             let in_hand = self.in_hand();
-            let (load, receiver) = (&self.load, &mut self.receiver);
-            // Looked at after the handlers have run: those that wait then make room.
-            let next = poll_fn(|cx| match load.has_room(in_hand) {
-                true => receiver.poll_next_unpin(cx),
-                false => Poll::Pending,
-            });
             tokio::select! {
                 biased;
                 () = self.link.gone.cancelled() => return Ok(()),
@@ -155,7 +164,7 @@ impl Conversation {
                 }
                 () = first(&mut self.messages) => drop(self.messages.pop_front()),
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-                message = next => match message {
+                message = next(&self.load, in_hand, &mut self.receiver) => match message {
                     Some(Ok(message)) => self.received(&message),
                     Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
                     ended => {
@@ -173,20 +182,21 @@ impl Conversation {
     /// So that nothing more is on its way when this side ends the connection.
     fn ask_to_close(&mut self) {
         let (link, closing) = (self.link.clone(), envelope::closing(&self.endpoint.name));
-        self.requests.push(Box::pin(async move {
+        // No message that is in hand. It ends with the connection.
+        self.endpoint.spawn(async move {
             if let Err(error) = link.write(closing).await {
                 tracing::debug!(%error, "cannot ask the other side to close");
             }
-        }));
+        });
     }
 
     fn received(&mut self, message: &[u8]) {
         let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
+        let in_hand = self.load.take(message.len());
         match Incoming::decode(message) {
             Ok(Incoming::Message(envelope)) => {
                 let is_message = envelope.id.is_none();
-                let message = self.load.take(message.len());
-                let handling = Box::pin(handle(endpoint, link, envelope, message));
+                let handling = Box::pin(handle(endpoint, link, envelope, in_hand));
                 match is_message {
                     true => self.messages.push_back(handling),
                     false => self.requests.push(handling),
@@ -203,6 +213,7 @@ impl Conversation {
                     None => {
                         let error = EndpointError::Rejected { to, reason };
                         let telling = async move {
+                            let _in_hand = in_hand;
                             endpoint.tell(EndpointEvent::Error(error)).await;
                         };
                         self.messages.push_back(Box::pin(telling));
@@ -210,7 +221,12 @@ impl Conversation {
                 }
             }
             Err(malformed) => {
-                let telling = refuse(endpoint, link, malformed, self.process_id());
+                let refusing = refuse(endpoint, link, malformed, self.process_id());
+                // The reason may be as long as the message.
+                let telling = async move {
+                    let _in_hand = in_hand;
+                    refusing.await;
+                };
                 self.messages.push_back(Box::pin(telling));
             }
         }
@@ -256,6 +272,20 @@ async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
         Some(message) => message.await,
         None => pending().await,
     }
+}
+
+/// The next message, once there is room for it. To be polled after the handlers: those that wait
+/// then make room.
+async fn next(
+    load: &Load,
+    in_hand: usize,
+    receiver: &mut PipeReceiver,
+) -> Option<Result<BytesMut, Error>> {
+    poll_fn(|cx| match load.has_room(in_hand) {
+        true => receiver.poll_next_unpin(cx),
+        false => Poll::Pending,
+    })
+    .await
 }
 
 /// Calls whoever is there for the message. The first one answers, if it is a request.
