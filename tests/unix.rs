@@ -745,6 +745,21 @@ async fn a_mode_for_others_is_refused_for_a_logical_name() {
 }
 
 #[tokio::test]
+async fn an_option_that_is_refused_is_refused_before_the_folder_of_logical_names_is_made() {
+    let test = "an_option_that_is_refused_is_refused_before_the_folder_of_logical_names_is_made";
+    let Some(role) = role() else {
+        let folder = tempfile::tempdir().unwrap();
+        return again_below(test, folder.path(), None);
+    };
+    let builder = PipeServer::builder("it");
+    for builder in [builder.clone().mode(0o666), builder.access(Access::Group)] {
+        let error = builder.bind().unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
+        assert_eq!(fs::read_dir(&role).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
 async fn whoever_locks_the_folder_keeps_nobody_from_a_path_in_it() {
     let (folder, path) = place();
     let held = fs::File::open(folder.path()).unwrap();

@@ -58,14 +58,14 @@ impl Listener {
                     rule: rule.into(),
                 });
             }
+            if options.mode.is_some_and(|mode| mode & 0o077 != 0) {
+                let rule = "others cannot enter the folder of logical names: take a full path";
+                return Err(Error::InvalidOption {
+                    option: "mode",
+                    rule: rule.into(),
+                });
+            }
             folder::prepare(parent).map_err(failed)?;
-        }
-        if name.logical && options.mode.is_some_and(|mode| mode & 0o077 != 0) {
-            let rule = "others cannot enter the folder of logical names: take a full path";
-            return Err(Error::InvalidOption {
-                option: "mode",
-                rule: rule.into(),
-            });
         }
         let mode = options.mode.unwrap_or(match limits.access {
             Access::Owner => 0o600,
