@@ -3,6 +3,7 @@
 mod common;
 
 use std::future::{Future, IntoFuture};
+use std::time::Duration;
 
 use asyncipc::{BoxError, Error, PipeClient, PipeConnection, PipeListener, PipeServer};
 use common::{stays_pending, unique_name, within};
@@ -27,6 +28,12 @@ fn outlived<T>(make: impl AsyncFnOnce() -> T) -> T {
 /// In another runtime.
 fn elsewhere<T>(future: impl Future<Output = T>) -> T {
     runtime().block_on(within(future))
+}
+
+/// The same, where a task that was spawned is polled as soon as the others wait.
+fn of_one_thread<T>(future: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(within(future))
 }
 
 #[track_caller]
@@ -99,11 +106,35 @@ fn a_server_that_waits_elsewhere_is_told_when_its_runtime_ends() {
     let name = unique_name("ends");
     let own = runtime();
     let mut server = own.block_on(async { PipeServer::bind(&name).unwrap() });
-    elsewhere(async {
-        let mut accepting = Box::pin(server.accept());
+    of_one_thread(async {
+        let mut accepting = tokio::spawn(async move { server.accept().await.map(drop) });
         assert!(stays_pending(&mut accepting).await);
+        // Which alone has to wake it.
         own.shutdown_background();
-        is_for_good(&accepting.await.unwrap_err(), &name);
+        is_for_good(&accepting.await.unwrap().unwrap_err(), &name);
+    });
+}
+
+#[test]
+fn a_server_at_its_limit_that_waits_elsewhere_is_told_when_its_runtime_ends() {
+    let name = unique_name("ends-full");
+    let own = runtime();
+    let (mut server, _conns) = own.block_on(async {
+        let builder = PipeServer::builder(&name).max_connections(1);
+        let mut server = builder.bind().unwrap();
+        let client = within(PipeClient::connect(&name)).await.unwrap();
+        // Waits for its turn where the system connects it.
+        let next = PipeClient::builder(&name).timeout(Duration::ZERO);
+        let next = within(next.connect()).await;
+        let accepted = within(server.accept()).await.unwrap();
+        (server, (client, next, accepted))
+    });
+    of_one_thread(async {
+        let mut accepting = tokio::spawn(async move { server.accept().await.map(drop) });
+        assert!(stays_pending(&mut accepting).await);
+        // Which alone has to wake it.
+        own.shutdown_background();
+        is_for_good(&accepting.await.unwrap().unwrap_err(), &name);
     });
 }
 

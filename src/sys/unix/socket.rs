@@ -136,10 +136,10 @@ impl Listening {
         poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
     }
 
-    /// An error when the reactor is gone, for those who cannot accept at the moment.
+    /// An error when the reactor is gone, and a wake-up when it goes, for those who cannot accept at
+    /// the moment. Not by asking for readiness to read, of which nothing wakes while clients wait:
+    /// for writing, nothing else is told.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
-        // Nothing is written to a listening socket, so this is never ready while the reactor is there.
-        // Reading may be, for a client that waits, and then would not wake at the end.
         match self.0.poll_write_ready(cx) {
             Poll::Ready(Err(error)) => Err(error),
             _ => Ok(()),
