@@ -240,6 +240,10 @@ typedef struct {
   /**
    * The last one about this client, each of which gets it once: it left, or `reason` and
    * asyncipc_last_error() say otherwise. What had no on_send() was not sent, or not entirely.
+   *
+   * For a server that can accept nobody any more, by an error of the system that does not pass,
+   * `client` is 0 and `reason` is ASYNCIPC_RESULT_IO: it has ended, and nothing else comes. Its clients
+   * have had theirs before, with ASYNCIPC_RESULT_SHUT_DOWN.
    */
   void (*on_disconnected)(asyncipc_pipe *pipe, void *user, uint64_t client, asyncipc_result reason);
 } asyncipc_callbacks;
@@ -287,9 +291,10 @@ asyncipc_result asyncipc_set_option(asyncipc_pipe *pipe, int option, uint64_t va
  * for none. `user` is for the callbacks alone, and must be there until the last one has returned,
  * in a way that another thread may use it.
  *
- * After asyncipc_exit() has returned outside of callbacks it can be called again, and by a client without
- * that, in or after its on_disconnected() or an on_connected() that failed. The callbacks may come from another thread
- * then, but still one at a time.
+ * After asyncipc_exit() has returned outside of callbacks it can be called again. Without that, a client
+ * can call it in or after its on_disconnected() or an on_connected() that failed, and a server in or after
+ * an on_disconnected() for client 0. The callbacks may come from another thread then, but still one at a
+ * time.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
  * started. For servers, and these get on_create() too: ADDRESS_IN_USE, ACCESS_DENIED, IO.
@@ -347,7 +352,7 @@ asyncipc_result asyncipc_disconnect(asyncipc_pipe *pipe,
  *
  * Returns when the last callback has, and so must not be called with a lock held that a callback
  * takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
- * ended, nor in the last callback of a client, which may asyncipc_create() it again.
+ * ended, nor in the last callback of one that has ended by itself, which may asyncipc_create() it again.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
  */

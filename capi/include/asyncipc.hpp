@@ -41,7 +41,8 @@ public:
     virtual void OnSend(int size) = 0;
     /** A message came. The bytes are a copy, with a NUL behind them, until this returns. */
     virtual void OnRecv(void* data, int size) = 0;
-    /** A client is gone, or for a client the server. */
+    /** A client is gone, or for a client the server. When Client() is 0, a server has ended: it can accept
+     * nobody any more. */
     virtual void OnDisconnected() = 0;
 };
 

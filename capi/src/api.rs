@@ -73,9 +73,10 @@ pub unsafe extern "C" fn asyncipc_set_option(pipe: *mut Handle, option: c_int, v
 /// for none. `user` is for the callbacks alone, and must be there until the last one has returned,
 /// in a way that another thread may use it.
 ///
-/// After asyncipc_exit() has returned outside of callbacks it can be called again, and by a client without
-/// that, in or after its on_disconnected() or an on_connected() that failed. The callbacks may come from another thread
-/// then, but still one at a time.
+/// After asyncipc_exit() has returned outside of callbacks it can be called again. Without that, a client
+/// can call it in or after its on_disconnected() or an on_connected() that failed, and a server in or after
+/// an on_disconnected() for client 0. The callbacks may come from another thread then, but still one at a
+/// time.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
 /// started. For servers, and these get on_create() too: ADDRESS_IN_USE, ACCESS_DENIED, IO.
@@ -162,7 +163,7 @@ pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> 
 ///
 /// Returns when the last callback has, and so must not be called with a lock held that a callback
 /// takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
-/// ended, nor in the last callback of a client, which may asyncipc_create() it again.
+/// ended, nor in the last callback of one that has ended by itself, which may asyncipc_create() it again.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
 #[unsafe(no_mangle)]

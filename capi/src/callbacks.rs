@@ -55,6 +55,10 @@ pub struct Callbacks {
     >,
     /// The last one about this client, each of which gets it once: it left, or `reason` and
     /// asyncipc_last_error() say otherwise. What had no on_send() was not sent, or not entirely.
+    ///
+    /// For a server that can accept nobody any more, by an error of the system that does not pass,
+    /// `client` is 0 and `reason` is ASYNCIPC_RESULT_IO: it has ended, and nothing else comes. Its clients
+    /// have had theirs before, with ASYNCIPC_RESULT_SHUT_DOWN.
     pub on_disconnected: Option<
         unsafe extern "C" fn(pipe: *mut Handle, user: *mut c_void, client: u64, reason: Code),
     >,

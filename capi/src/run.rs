@@ -180,7 +180,13 @@ impl Run {
                 }
                 event = hub.next() => event,
             };
-            let Some(event) = event else { return };
+            let Some(event) = event else {
+                if open && role == Role::Server {
+                    self.over.store(true, Ordering::Release);
+                    self.call(|| caller.on_disconnected(0, Some(self.has_failed())));
+                }
+                return;
+            };
             self.call(|| match event {
                 Event::Connected { id, .. } => caller.on_connected(id, None),
                 Event::Received { id, message, .. } => caller.on_recv(id, &message),
@@ -350,6 +356,12 @@ impl Run {
 
     fn nobody(&self, what: &str) -> Failure {
         Failure::new(Code::NotConnected, format!("{what} {}", self.name))
+    }
+
+    /// Why a server has ended by itself. What the system said was logged.
+    fn has_failed(&self) -> Failure {
+        let text = format!("{}: accepting has failed for good, see the log", self.name);
+        Failure::new(Code::Io, text)
     }
 
     fn was_shut_down(&self) -> Failure {

@@ -91,6 +91,13 @@ fn a_forked_child_with_its_parents_number_is_told_so_too() {
     passes("tests/programs/unix/namespace.c", Build::Plain, &[]);
 }
 
+/// Where an error can be brought about that does not pass.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_that_can_accept_nobody_any_more_says_so() {
+    passes("tests/programs/unix/ruined.c", Build::Plain, &[]);
+}
+
 /// Where memory can be limited so that it fails.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[test]
