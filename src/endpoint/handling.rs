@@ -3,10 +3,11 @@
 //! reading goes on, for the question that has to be answered first may be among what comes.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use super::{EndpointError, Options, ROOM_FOR_HANDLERS};
+use crate::sync::lock;
 
 tokio::task_local! {
     /// Set while a handler's future is polled: not in tasks that it spawns.
@@ -18,8 +19,9 @@ tokio::task_local! {
 struct Handling {
     is_message: bool,
     bytes: usize,
-    /// How many answers it waits for.
-    answers: AtomicUsize,
+    /// How many answers it waits for. `None` once it has ended: what it has handed on to others waits
+    /// without it.
+    answers: Mutex<Option<usize>>,
     load: Arc<Load>,
 }
 
@@ -105,10 +107,24 @@ pub(super) async fn run<F: Future>(message: &InHand, is_message: bool, handler: 
     let handling = Handling {
         is_message,
         bytes: message.bytes,
-        answers: AtomicUsize::new(0),
+        answers: Mutex::new(Some(0)),
         load: message.load.clone(),
     };
-    HANDLING.scope(Arc::new(handling), handler).await
+    let handling = Arc::new(handling);
+    let _ended = Ended(handling.clone());
+    HANDLING.scope(handling, handler).await
+}
+
+/// That a handler has ended, or is cancelled.
+struct Ended(Arc<Handling>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let answers = lock(&self.0.answers).take();
+        if answers.is_some_and(|it| it > 0) {
+            self.0.load.end(&self.0);
+        }
+    }
 }
 
 /// Whether this is called from a handler's own future, of whichever endpoint.
@@ -130,17 +146,23 @@ impl Waiting {
         let Ok(handling) = HANDLING.try_with(Arc::clone) else {
             return Ok(Waiting(None));
         };
-        let load = handling.load.clone();
-        if handling.answers.fetch_add(1, Relaxed) == 0 {
+        let mut answers = lock(&handling.answers);
+        let Some(waits_for) = &mut *answers else {
+            return Ok(Waiting(None));
+        };
+        if *waits_for == 0 {
+            let load = &handling.load;
             let (before, bytes) = load.begin(&handling);
             if before >= load.most.0 || bytes >= load.most.1 {
-                drop(Waiting(Some(handling)));
+                load.end(&handling);
                 return Err(EndpointError::TooManyWait {
                     to: to.into(),
                     handlers: before,
                 });
             }
         }
+        *waits_for += 1;
+        drop(answers);
         Ok(Waiting(Some(handling)))
     }
 }
@@ -148,8 +170,11 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(handling) = &self.0 else { return };
-        if handling.answers.fetch_sub(1, Relaxed) == 1 {
-            handling.load.end(handling);
+        if let Some(waits_for) = &mut *lock(&handling.answers) {
+            *waits_for -= 1;
+            if *waits_for == 0 {
+                handling.load.end(handling);
+            }
         }
     }
 }
