@@ -62,6 +62,7 @@ impl PipeClient {
             linger: DEFAULT_LINGER,
             low_latency: Duration::ZERO,
             verify_server: false,
+            look_elsewhere: true,
             platform: ConnectOptions::default(),
         }
     }
@@ -78,6 +79,8 @@ pub struct ClientBuilder {
     linger: Duration,
     low_latency: Duration,
     verify_server: bool,
+    /// Whether a server that is missing is looked for in other folders, to name the one where it is.
+    look_elsewhere: bool,
     pub(crate) platform: ConnectOptions,
 }
 
@@ -197,7 +200,7 @@ impl ClientBuilder {
             };
             let state = match sys::unavailable(&error) {
                 Some(Unavailable::Missing) if self.wait_for_server => Unavailable::Missing,
-                Some(Unavailable::Missing) => return Err(not_found(name)),
+                Some(Unavailable::Missing) => return Err(self.not_found(name)),
                 Some(Unavailable::Busy) => Unavailable::Busy,
                 None if sys::is_mode_mismatch(&error) => {
                     return Err(Error::ModeMismatch { pipe: name });
@@ -250,7 +253,7 @@ impl ClientBuilder {
     fn gave_up(&self, pipe: PipeName, state: Unavailable, waited: Duration) -> Error {
         if self.timeout.is_zero() {
             return match state {
-                Unavailable::Missing => not_found(pipe),
+                Unavailable::Missing => self.not_found(pipe),
                 Unavailable::Busy => Error::Busy { pipe },
             };
         }
@@ -260,12 +263,21 @@ impl ClientBuilder {
         };
         timed_out(pipe, waited, reason)
     }
-}
 
-fn not_found(pipe: PipeName) -> Error {
-    Error::NotFound {
-        elsewhere: sys::elsewhere(&pipe),
-        pipe,
+    fn not_found(&self, pipe: PipeName) -> Error {
+        let elsewhere = self.look_elsewhere.then(|| sys::elsewhere(&pipe));
+        Error::NotFound {
+            elsewhere: elsewhere.flatten(),
+            pipe,
+        }
+    }
+
+    /// To the server that is found there, looking is a client that leaves at once: whoever tries again
+    /// and again does so only once.
+    #[cfg(feature = "endpoint")]
+    pub(crate) fn look_elsewhere(mut self, look: bool) -> Self {
+        self.look_elsewhere = look;
+        self
     }
 }
 

@@ -12,6 +12,8 @@ use std::pin::pin;
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(feature = "endpoint")]
+use std::time::Duration;
 
 use asyncipc::unix::ServerBuilderExt;
 use asyncipc::{Access, Error, PipeClient, PipeConnection, PipeName, PipeServer};
@@ -614,6 +616,36 @@ async fn a_missing_server_is_looked_for_where_other_variables_lead_to() {
     fs::set_permissions(&other, Permissions::from_mode(0o777)).unwrap();
     let error = PipeClient::connect("it").await.unwrap_err();
     assert_eq!(missing(&error), None);
+}
+
+#[cfg(feature = "endpoint")]
+#[tokio::test]
+async fn an_endpoint_looks_once_where_other_variables_lead_to_however_often_it_tries() {
+    let test = "an_endpoint_looks_once_where_other_variables_lead_to_however_often_it_tries";
+    let Some(role) = role() else {
+        let folder = tempfile::tempdir().unwrap();
+        return again_below(test, folder.path(), Some(folder.path()));
+    };
+    let other = Path::new(&role).join(format!("asyncipc-{}", user()));
+    DirBuilder::new().mode(0o700).create(&other).unwrap();
+    let path = other.join("it.sock");
+    let mut server = PipeServer::bind(&path).unwrap();
+    let mut endpoint = asyncipc::Endpoint::builder("asks")
+        .backoff(Duration::from_millis(1), Duration::from_millis(5))
+        .give_up_after(Duration::from_millis(200))
+        .bind()
+        .unwrap();
+    endpoint.handle().send("it", "hello", ()).await.unwrap();
+    let error = loop {
+        match within(endpoint.next()).await.unwrap() {
+            asyncipc::EndpointEvent::Ready => {}
+            asyncipc::EndpointEvent::Undelivered { error, .. } => break error.to_string(),
+            event => panic!("{event:?}"),
+        }
+    };
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    within(server.accept()).await.unwrap();
+    assert!(common::stays_pending(&mut server.next()).await);
 }
 
 #[tokio::test]

@@ -365,6 +365,7 @@ impl Destination {
     async fn deliver(&mut self) {
         self.begun.store(false, Relaxed);
         let (mut pause, longest) = self.endpoint.options.backoff;
+        let mut was_missing = false;
         while let Err(error) = self.attempt().await {
             self.cut(&why(Some(&error)));
             self.begun.store(false, Relaxed);
@@ -372,7 +373,12 @@ impl Destination {
                 break;
             }
             tracing::debug!(endpoint = %self.endpoint.name, to = %self.to, %error, "cannot send yet");
-            *lock(&self.trouble) = Some(error.to_string());
+            let is_missing = matches!(error, Error::NotFound { .. });
+            if !(is_missing && was_missing) {
+                *lock(&self.trouble) = Some(error.to_string());
+            }
+            // What the first attempt says of it, further ones do not look for.
+            was_missing = is_missing;
             // Anywhere up to the whole pause: those who lost the same server come back apart.
             sleep(pause.mul_f64(random())).await;
             pause = pause.saturating_mul(2).min(longest);
@@ -421,12 +427,14 @@ impl Destination {
 
     async fn connect(&mut self) -> Result<Arc<Link>, Error> {
         let options = &self.endpoint.options;
+        let is_first = lock(&self.trouble).is_none();
         // A busy server is waited for as the system does; a missing one is tried again.
         let conn = PipeClient::builder(&self.pipe)
             .timeout(options.backoff.1)
             .max_message_size(options.codec.max_message_size())
             .linger(options.drain_timeout)
             .verify_server(options.verify_server)
+            .look_elsewhere(is_first)
             .connect()
             .await?;
         let conversation = Conversation::new(self.endpoint.clone(), conn, Some(self.to.clone()));
