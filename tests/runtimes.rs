@@ -586,3 +586,27 @@ fn accepting_pauses_after_an_error_under_an_executor_that_is_not_tokios() {
     setrlimit(Resource::Nofile, limit).unwrap();
     finishes(move || block_on(server.accept()).unwrap());
 }
+
+#[cfg(windows)]
+#[test]
+fn a_server_end_that_is_dropped_outside_of_any_runtime_stays_for_its_client() {
+    let made_in = with_threads();
+    for (transport, server, client) in transports("stays") {
+        let server = server.linger(PATIENCE);
+        let (mut client, mut accepted) = made_in.block_on(pair_of(&server, &client));
+        // More than the client's end reads ahead.
+        made_in
+            .block_on(within(accepted.send(sample(HOLDS, 0))))
+            .unwrap();
+        drop(accepted);
+        made_in.block_on(async {
+            for _ in 0..100 {
+                let sent = within(client.send("still there?".into())).await;
+                assert!(sent.is_ok(), "{transport}: {sent:?}");
+                tokio::task::yield_now().await;
+            }
+            let received = within(client.next()).await.unwrap().unwrap();
+            assert!(received == sample(HOLDS, 0), "{transport}");
+        });
+    }
+}

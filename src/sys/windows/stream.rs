@@ -408,7 +408,8 @@ impl Stream {
 
 impl Drop for Stream {
     /// A write that the system has not taken yet goes on after the handle is dropped, but ends
-    /// with the process. A server that shuts down waits for what is spawned here.
+    /// with the process. A server that shuts down waits for what is spawned here, in the stream's own
+    /// runtime: whoever drops it need not be in one.
     fn drop(&mut self) {
         let Some(lingering) = &self.lingering else {
             return;
@@ -416,21 +417,18 @@ impl Drop for Stream {
         if !self.unconfirmed().load(Relaxed) || self.has_ended() {
             return;
         }
-        if let Ok(runtime) = Handle::try_current() {
-            let (end, threads) = (self.end.clone(), runtime.clone());
-            let limit = lingering.limit;
-            let linger = async move {
-                // As long as it waits for the peer to read, the peer must not wait for it.
-                let taken = async {
-                    tokio::select! {
-                        _ = flush(end.as_handle(), &threads) => {}
-                        _ = end.discard() => {}
-                    }
-                };
-                let _ = tokio::time::timeout(limit, taken).await;
+        let (end, runtime, limit) = (self.end.clone(), self.runtime.clone(), lingering.limit);
+        let linger = async move {
+            // As long as it waits for the peer to read, the peer must not wait for it.
+            let taken = async {
+                tokio::select! {
+                    _ = flush(end.as_handle(), &runtime) => {}
+                    _ = end.discard() => {}
+                }
             };
-            lingering.tasks.spawn_on(linger, &runtime);
-        }
+            let _ = tokio::time::timeout(limit, taken).await;
+        };
+        lingering.tasks.spawn_on(linger, &self.runtime);
     }
 }
 
