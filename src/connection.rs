@@ -56,8 +56,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// runtimes, which may end before it, and under executors that are not Tokio's. When its own
 /// runtime has ended, whatever would have to wait for the system is [`Error::Io`] at once.
 ///
-/// Another Tokio runtime that it is used from needs time (`enable_time`): without it, waiting for a
-/// deadline panics.
+/// Another Tokio runtime that it is used from needs time (`enable_time`): without it, or while that
+/// runtime is shutting down, waiting for a deadline panics, as Tokio's own timers do.
 ///
 /// # Cancel safety
 ///

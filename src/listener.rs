@@ -122,7 +122,7 @@ impl PipeListener {
     ///
     /// # Panics
     ///
-    /// When it pauses after an error, in a Tokio runtime without time.
+    /// When it pauses after an error, in a Tokio runtime without time, or that is shutting down.
     ///
     /// # Cancel safety
     ///

@@ -2,8 +2,8 @@
 //! target. Each platform's module offers the same few items to the rest of the crate:
 //!
 //! - names: `full_path`, `resolve`, `check_length`, `elsewhere`
-//! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`; `passes` tells which of its
-//!   errors are worth another try
+//! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`, and always called in the
+//!   runtime in which it was bound; `passes` tells which of its errors are worth another try
 //! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
 //!   `take_rest`, `runtime`, `peer`, `messages` where the system keeps messages apart, and `writer`
