@@ -1,10 +1,10 @@
 //! Messages between programs that know each other by name.
 
 use std::collections::HashMap;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::error::chain;
 use crate::server::Listening;
-use crate::sync::lock;
+use crate::sync::{lock, until};
 use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, ShutdownHandle};
 
 mod conversation;
@@ -492,6 +492,7 @@ impl EndpointBuilder {
             unread: AtomicBool::new(false),
             shutdown: ShutdownHandle(CancellationToken::new()),
             deaf: CancellationToken::new(),
+            deaf_since: OnceLock::new(),
             dropped: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -658,6 +659,8 @@ struct Shared {
     shutdown: ShutdownHandle,
     /// Nobody can connect any more.
     deaf: CancellationToken,
+    /// Since when.
+    deaf_since: OnceLock<Instant>,
     /// Nobody is there any more to read the events: everything ends.
     dropped: CancellationToken,
     tasks: TaskTracker,
@@ -700,7 +703,9 @@ impl Shared {
     /// Waits until the endpoint is shut down and the drain timeout has passed.
     async fn drained(&self) {
         self.deaf.cancelled().await;
-        sleep(self.options.drain_timeout).await;
+        let since = *self.deaf_since.get_or_init(Instant::now);
+        let deadline = since.checked_add(self.options.drain_timeout);
+        until(deadline, pending::<()>()).await;
     }
 
     fn shut_down_now(&self) {
@@ -756,6 +761,7 @@ async fn accept(server: Listening, shared: Arc<Shared>) {
     // Those who are connected as the system sees it may have sent something.
     server.close().into_iter().for_each(enter);
     // The name is free now. Before, those who are asked to send no more would come back at once.
+    shared.deaf_since.get_or_init(Instant::now);
     shared.deaf.cancel();
     tracing::debug!(endpoint = %shared.name, tasks = shared.tasks.len(), "draining");
     shared.tasks.close();

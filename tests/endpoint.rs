@@ -1339,6 +1339,37 @@ async fn a_handler_that_has_ended_waits_for_no_reply_whoever_has_its_request() {
     assert_eq!(begun.load(Ordering::Relaxed), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_drain_timeout_is_that_of_the_shutdown_for_connections_that_are_made_later_too() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("late-{it}")));
+    let drain_timeout = Duration::from_secs(100);
+    let builder = patient(&a).give_up_after(Duration::MAX);
+    let builder = builder.drain_timeout(drain_timeout);
+    let mut endpoint = builder
+        .on("wait", async |_| for_ever().await)
+        .bind()
+        .unwrap();
+    assert!(matches!(endpoint.next().await, Some(EndpointEvent::Ready)));
+    // More than can be sent while the other side does not read.
+    let large = "x".repeat(LARGE);
+    endpoint.handle().send(&b, "hello", large).await.unwrap();
+    let began = tokio::time::Instant::now();
+    endpoint.handle().shutdown();
+    tokio::time::sleep(drain_timeout / 2).await;
+    let mut server = PipeServer::bind(&b).unwrap();
+    let mut other = server.accept().await.unwrap();
+    let json = json!({"action": "wait", "from": "raw"}).to_string();
+    other.send(json.into()).await.unwrap();
+    let mut unhandled = 0;
+    while let Some(event) = endpoint.next().await {
+        let error = matches!(event, EndpointEvent::Error(EndpointError::Unhandled { .. }));
+        unhandled += usize::from(error);
+    }
+    assert_eq!(unhandled, 1);
+    let took = began.elapsed();
+    assert!(took < drain_timeout + Duration::from_secs(1), "{took:?}");
+}
+
 #[tokio::test]
 async fn the_longest_message_is_a_mebibyte_unless_told_otherwise() {
     let name = unique_name("default-limit");
