@@ -1266,6 +1266,27 @@ async fn what_comes_from_someone_who_has_asked_to_end_the_connection_is_bounded_
 }
 
 #[tokio::test]
+async fn what_is_wrong_behind_the_wish_to_end_a_connection_is_told_and_the_rest_is_read() {
+    let [a, b] = ["a", "b"].map(|it| unique_name(&format!("behind-{it}")));
+    let mut server = PipeServer::bind(&b).unwrap();
+    let mut endpoint = bind(patient(&a).max_message_size(1_000)).await;
+    endpoint.handle().send(&b, "hello", ()).await.unwrap();
+    let mut other = Raw::accept(&mut server).await;
+    other.hears().await;
+    other.says(json!({"from": "raw", "closing": true})).await;
+    if cfg!(windows) {
+        return skipped("pipes have no end of one direction");
+    }
+    assert!(within(other.0.next()).await.is_none());
+    let long = json!({"action": "long", "from": "raw", "data": "x".repeat(2_000)});
+    other.says(long).await;
+    other.says(json!({"action": "last", "from": "raw"})).await;
+    let told = error(&mut endpoint).await;
+    assert!(matches!(told, EndpointError::TooLarge { .. }), "{told:?}");
+    assert_eq!(message(&mut endpoint).await.action, "last");
+}
+
+#[tokio::test]
 async fn a_connection_ends_when_nobody_waits_for_its_last_reply_any_more() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("last-{it}")));
     let mut server = PipeServer::bind(&b).unwrap();

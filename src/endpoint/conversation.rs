@@ -108,12 +108,17 @@ impl Conversation {
             return;
         }
         let deadline = Instant::now().checked_add(self.endpoint.options.drain_timeout);
-        until(deadline, self.hear()).await;
+        if let Some(Err(error)) = until(deadline, self.hear()).await
+            && !matches!(error, Error::Closed { .. })
+        {
+            let event = EndpointEvent::Error(error.into());
+            self.endpoint.tell(event).await;
+        }
         self.handle_rest().await;
     }
 
     /// Reads to the end, and handles what comes meanwhile.
-    async fn hear(&mut self) {
+    async fn hear(&mut self) -> Result<(), Error> {
         loop {
             let in_hand = self.in_hand();
             tokio::select! {
@@ -122,7 +127,8 @@ impl Conversation {
                 Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
                 message = next(&self.load, in_hand, &mut self.receiver) => match message {
                     Some(Ok(message)) => self.received(&message),
-                    _ => return,
+                    Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
+                    ended => return ended.map_or(Ok(()), |it| it.map(drop)),
                 },
             }
         }
