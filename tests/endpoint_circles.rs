@@ -275,6 +275,7 @@ async fn programs_that_answer_each_other_with_large_replies_do_not_stop() {
     for name in &names {
         let builder = Endpoint::builder(name)
             .handlers(2)
+            .request_timeout(PATIENCE)
             .on("large", async |_| Ok("x".repeat(1_000_000)));
         let endpoint = builder.bind().unwrap();
         handles.push(endpoint.handle());
