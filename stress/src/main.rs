@@ -223,6 +223,8 @@ async fn supervise(name: &str, seconds: u64, seed: u64) -> Result<()> {
         .args(["--seed", &seed.to_string()])
         .env("XDG_RUNTIME_DIR", folder.path())
         .env("TMPDIR", folder.path())
+        // Windows' word for it.
+        .env("TMP", folder.path())
         // Its end tells the child that this process has ended.
         .stdin(Stdio::piped())
         .kill_on_drop(true);
