@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 /// The most that one run sends: enough for each way in which the receiver keeps a message.
 const MOST: usize = 512 << 10;
 
-const MOST_STEPS: usize = 2000;
+const MOST_STEPS: usize = 200;
 
 /// Longer than anything takes, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,6 +59,8 @@ enum Part {
 enum Step {
     Write(u8),
     WriteMore(u16),
+    /// Writes to the end of a part: what comes behind it comes after a wait.
+    WritePart,
     /// Lets the receiver try, and gives up if there is nothing.
     Try,
     /// Lets the runtime see what has come.
@@ -125,7 +127,7 @@ async fn check(input: &Input, mut writer: PipeStream, stream: PipeStream) {
         Limit::KiB(kib) => usize::from(kib) << 10,
         Limit::Default => MessageCodec::DEFAULT_MAX_MESSAGE_SIZE,
     };
-    let wire = wire(&input.wire);
+    let (wire, parts) = wire(&input.wire);
     let (expected, ends) = model(&wire, max);
 
     let mut receiver = Receiver {
@@ -143,6 +145,11 @@ async fn check(input: &Input, mut writer: PipeStream, stream: PipeStream) {
         let size = match steps.next() {
             Some(Step::Write(size)) => usize::from(*size),
             Some(Step::WriteMore(size)) => usize::from(*size),
+            Some(Step::WritePart) => {
+                let at = wire.len() - left.len();
+                let end = parts.iter().find(|end| **end > at);
+                end.map_or(left.len(), |end| end - at)
+            }
             Some(Step::Try) => {
                 receiver.attempt();
                 0
@@ -289,8 +296,9 @@ fn failure(error: Error) -> Outcome {
     }
 }
 
-fn wire(parts: &[Part]) -> Vec<u8> {
-    let mut wire = Vec::new();
+/// The bytes, and where in them each part ends.
+fn wire(parts: &[Part]) -> (Vec<u8>, Vec<usize>) {
+    let (mut wire, mut ends) = (Vec::new(), Vec::new());
     for part in parts {
         match part {
             Part::Frame(payload) => frame(&mut wire, payload),
@@ -306,8 +314,9 @@ fn wire(parts: &[Part]) -> Vec<u8> {
             wire.truncate(MOST);
             break;
         }
+        ends.push(wire.len());
     }
-    wire
+    (wire, ends)
 }
 
 fn frame(wire: &mut Vec<u8>, payload: &[u8]) {
