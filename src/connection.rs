@@ -51,13 +51,14 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 ///
 /// # Runtimes
 ///
-/// A connection belongs to the Tokio runtime in which the client connected, or the server was bound,
-/// whoever accepts: that one has to run while anything waits. The connection can be used from other
-/// runtimes, which may end before it, and under executors that are not Tokio's. When its own
-/// runtime has ended, whatever would have to wait for the system is [`Error::Io`] at once.
+/// A connection belongs to one Tokio runtime: at the client's end the one in which it connected, at
+/// the server's end the one in which the server was bound, whoever accepts. That runtime has to run
+/// while anything waits. When it has ended, whatever would have to wait for the system fails with
+/// [`Error::Io`] at once.
 ///
-/// Another Tokio runtime that it is used from needs time (`enable_time`): without it, or while that
-/// runtime is shutting down, waiting for a deadline panics, as Tokio's own timers do.
+/// Tasks of other runtimes, which may end earlier, and of other executors can use the connection. If
+/// that is a Tokio runtime, it needs `enable_time`: without it, or while that runtime is shutting
+/// down, waiting for a deadline panics, as Tokio's own timers do.
 ///
 /// # Cancel safety
 ///

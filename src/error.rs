@@ -30,18 +30,19 @@ pub enum Error {
     NotFound {
         /// The pipe that was asked for.
         pipe: PipeName,
-        /// Where a server of the same logical name does listen, started with another environment:
-        /// `XDG_RUNTIME_DIR` is often not set by cron or ssh. Only on Unix, and only looked for when
-        /// nobody listens; to that server, the question is a client that leaves at once.
+        /// The socket of a server of the same logical name that was started with another environment:
+        /// cron and ssh, for example, often do not set `XDG_RUNTIME_DIR`. Looked for, only on Unix, in
+        /// `/run/user/<uid>` and the temporary folders. That server sees a client that leaves at once.
         elsewhere: Option<PathBuf>,
     },
-    /// What has the name is no pipe: a folder, or a plain file. Only on Unix.
+    /// The path is that of something else than a socket, such as a plain file or a folder. Only on
+    /// Unix.
     #[error("cannot connect to {pipe}: it is {found}, not a socket")]
     #[non_exhaustive]
     NotAPipe {
         /// The path that was asked for.
         pipe: PipeName,
-        /// What is there.
+        /// What is there: `a file`, `a folder`, or `something else`.
         found: &'static str,
     },
     /// The server is there, but takes no further client at the moment, and the client was told
@@ -80,9 +81,9 @@ pub enum Error {
     AccessDenied {
         /// The pipe that was asked for.
         pipe: PipeName,
-        /// What was being done to it: `cannot listen on`, `cannot connect to` and the like.
+        /// What failed: `cannot listen on`, `cannot connect to` and the like.
         action: &'static str,
-        /// Who refuses, and why; with the folder's path when it is the folder of the sockets.
+        /// Who refuses, and why. If it is about the folder of the sockets, it has that folder's path.
         reason: String,
     },
     /// The client wants messages that the system keeps apart, but the server's pipe is one of
@@ -112,7 +113,8 @@ pub enum Error {
         /// How many bytes the frame has: 4 if not even the header was whole.
         expected: usize,
     },
-    /// The peer has left: what is sent cannot reach it any more.
+    /// The connection is closed, and what is sent cannot reach the peer: it has left, or this end was
+    /// closed.
     #[error("the peer of {pipe} closed the connection")]
     #[non_exhaustive]
     Closed {

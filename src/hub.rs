@@ -437,15 +437,15 @@ impl HubHandle {
         Ok(())
     }
 
-    /// Waits until the system has all messages that were accepted for this client before this call;
-    /// for ever if the client does not read. The client need not have read them. After that, the
-    /// process may end without losing them; not on Windows, where the last write goes on in the
-    /// background and ends with the process, unless the pipe is in message mode. There,
-    /// [`shutdown`](Self::shutdown), and wait for the end of the events.
+    /// Waits until the system has all messages that were accepted for this client before this call.
+    /// The client need not have read them, but while it does not read, this can wait for ever.
     ///
-    /// Goes on to work after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), as
-    /// long as what waits is being sent. Whoever waits here in the task that reads the events reads
-    /// none meanwhile.
+    /// After that, the process can end without losing them. Not so on Windows, unless the pipe is in
+    /// message mode: the last write goes on in the background, and ends with the process. There, call
+    /// [`shutdown`](Self::shutdown) and read the events to their end.
+    ///
+    /// Also works after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), while what
+    /// waits is being sent. A task that reads the events and waits here reads none meanwhile.
     ///
     /// # Errors
     ///

@@ -25,10 +25,10 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_s
 ///
 /// # Runtimes
 ///
-/// Each stream belongs to the Tokio runtime in which the listener was bound, whoever accepts it. That
-/// runtime has to run for accepting anyway, while the one that accepts may end before the stream,
-/// or be an executor that is not Tokio's. In which runtime a task reads and writes the stream is
-/// free: see [`PipeConnection`](crate::PipeConnection#runtimes).
+/// The listener and all its streams belong to the Tokio runtime in which the listener was bound. That
+/// runtime has to run while anything waits. The tasks that accept, read and write may run elsewhere:
+/// in another Tokio runtime, which may end earlier, or under another executor. See
+/// [`PipeConnection`](crate::PipeConnection#runtimes).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -110,19 +110,20 @@ impl PipeListener {
 
     /// Waits for the next client.
     ///
-    /// An error that can pass does not end the listener, be it a client that left early or a lack
-    /// of file descriptors: it is logged, and accepting goes on after a pause of 5 ms, doubled up
-    /// to 1 s while errors last. So this waits forever when no client comes.
+    /// Waits forever if none comes. An error that can pass, such as a client that left early or a
+    /// lack of file descriptors, is logged, and accepting goes on after a pause: 5 ms, doubled up to
+    /// 1 s while errors last.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] when no client can come any more: the runtime in which the listener was bound
-    /// has ended, or the system has an error that does not pass. It comes once, and the listener has
-    /// ended: the name is free, as if it was dropped. From then on, [`Error::ShutDown`].
+    /// has ended, or the system reports an error that does not pass. The error comes once and ends
+    /// the listener, which frees the name as dropping it does. Later calls return
+    /// [`Error::ShutDown`].
     ///
     /// # Panics
     ///
-    /// When it pauses after an error, in a Tokio runtime without time, or that is shutting down.
+    /// If it has to pause after an error, in a Tokio runtime without time, or one that is shutting down.
     ///
     /// # Cancel safety
     ///

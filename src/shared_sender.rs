@@ -26,13 +26,15 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// and receiving on the same connection writes it before it waits. So a message costs a system call
 /// only when it comes alone. The messages of one task stay in order.
 ///
-/// The task is started by the first `send`, in the connection's runtime. The
-/// clones can be anywhere: in other runtimes, which may end, or in none.
+/// The first `send` starts that task, in the connection's runtime. The clones can be anywhere: in
+/// other runtimes, which may end, or in none.
 ///
-/// What `send` has taken goes out even if every clone is dropped, as long as the connection's
-/// runtime lives and the peer reads: one that has not read enough of it after the linger time is
-/// given up, what is left is lost, and a warning says how many bytes that was.
-/// [`flush`](Self::flush) waits until the system has it, [`close`](Self::close) until the peer has. A failure to write reaches all of them: from then on each gets
+/// [`flush`](Self::flush) waits until the system has what was sent before, [`close`](Self::close) until
+/// the peer has it. After the last clone is dropped, what `send` has taken still goes out, as long as
+/// the connection's runtime lives. The peer has the linger time to make room for it; then the rest is
+/// lost, and a warning says how many bytes that was.
+///
+/// A failure to write reaches all clones: from then on each gets
 /// [`Error::Closed`](crate::Error::Closed). When the connection's runtime has ended, each gets
 /// [`Error::Io`](crate::Error::Io).
 ///
@@ -174,8 +176,8 @@ impl SharedSender {
     /// Once the receiver is dropped or has ended, what the peer sends meanwhile is thrown away, as by
     /// [`PipeConnection::close`](crate::PipeConnection::close).
     ///
-    /// After the linger deadline, nothing more is sent. The connection, and its place among those
-    /// that the server lets in, is free when the clones and the receiver are dropped.
+    /// After the linger deadline, nothing more is sent. The connection keeps its place in the server's
+    /// `max_connections` until the clones and the receiver are dropped.
     ///
     /// # Errors
     ///
@@ -183,8 +185,8 @@ impl SharedSender {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, nothing more is taken, and what was goes out all the same. Call it again to know
-    /// when the peer has it.
+    /// Cancelled, no more messages are taken, and those that were taken still go out. Call it again
+    /// to know when the peer has them.
     pub async fn close(&self) -> Result<(), Error> {
         let queue = self.queue();
         let taken = {
