@@ -113,31 +113,32 @@ const UNREAD: Duration = Duration::from_secs(1);
 /// # Handlers that send and ask
 ///
 /// Programs whose handlers [`send`](EndpointHandle::send) to each other do not stop each other,
-/// in whatever circle they do it. To stop, one of them would have to read no more because its
-/// handlers wait for room, which another one makes by reading. But what a handler's own future sends
-/// does not wait for room. It may go beyond `queue`, up to `handler_queue`, and behind that it is
-/// [`EndpointError::QueueFull`] at once. Only when twice the `queue` waits, it waits 5 ms at most for
-/// some of that to go out. So each of them goes on to read, and takes what the others have sent to it.
+/// in any circle: no handler waits long for room, so each program goes on reading. What a handler's own
+/// future sends may go beyond `queue`, up to `handler_queue`; more is [`EndpointError::QueueFull`] at
+/// once. When twice the `queue` waits, a `send` first waits 5 ms at most for some of that to go out.
 /// Nothing is lost as long as the answers to what is on its way have room. Handlers that send more than
-/// they get, in a circle, come to the bound sooner or later.
+/// they get, in a circle, reach the bound sooner or later.
 ///
 /// Programs whose handlers ask each other by [`request`](EndpointHandle::request) do not stop each
-/// other either. A handler does not count among the `handlers`, nor its message among the
-/// `bytes_in_hand`, while it waits for a reply: up to `waiting_handlers` of them wait, with up to 16 times
-/// the bytes, and a request of one more is [`EndpointError::TooManyWait`] at once. Replies come on the
-/// connection on which this program asks. No handlers are at work there, as endpoints send their own
-/// messages and requests on another one, so replies are always read.
+/// other either. While a handler waits for a reply, it does not count among the `handlers`, nor its
+/// message among the `bytes_in_hand`. Up to `waiting_handlers` of them can wait, with up to 16 times the
+/// bytes; a request of one more is [`EndpointError::TooManyWait`] at once. Replies come on the connection
+/// on which this program asks. The others send their own messages and requests on another one, so
+/// replies never wait for handlers.
 ///
-/// That has two limits. While the handler of a message waits for a reply, up to `waiting_handlers` more
-/// of what comes behind it are read: when what it waits for is asked for behind more messages than that,
-/// its request ends at its timeout. And who waits in another way, for a lock, for a message or for a
-/// task that sends, counts as at work: programs whose handlers wait so for each other need more
-/// `handlers` than there are messages under way between them.
+/// That has two limits:
+///
+/// - While the handler of a message waits for a reply, up to `waiting_handlers` more messages are read
+///   behind it. If the other program's question, which has to be answered first, comes behind more than
+///   that, the handler's request ends at its timeout.
+/// - A handler that waits in another way, for a lock, for a message or for a task that sends, counts as
+///   at work. Programs whose handlers wait for each other like that need more `handlers` than there are
+///   messages under way between them.
 ///
 /// # When a program crashes
 ///
-/// The order stays, but for the first of these cases. A message is in the sender's hands until the system has taken
-/// all of it.
+/// The order stays in all of these cases but the first. A message is in the sender's hands until the
+/// system has taken all of it.
 ///
 /// - The receiver hangs: when a message is given up of which the system has a part, the connection is
 ///   given up too, and its sender is told by [`EndpointError::Unread`]. What is sent later goes over a
@@ -367,12 +368,13 @@ impl EndpointBuilder {
         self
     }
 
-    /// How many messages may wait for each program when a handler sends another one to it, those of
-    /// others included: a handler never waits for room. Default 16 times the `queue`, and never
-    /// less than that.
+    /// How many messages may wait for each program before a handler's
+    /// [`send`](EndpointHandle::send) or [`request`](EndpointHandle::request) to it fails with
+    /// [`EndpointError::QueueFull`]. All messages that wait count, also those from outside of handlers. Default 16 times the `queue`; at least the
+    /// `queue`. Up to this bound, a handler waits 5 ms at most for room.
     ///
-    /// When all answers to what is on its way to this program have room, nothing is lost while the
-    /// other side pauses.
+    /// Choose it so that the answers to all that can be on its way to this program have room: then
+    /// none of them fails while the other side pauses.
     pub fn handler_queue(mut self, messages: usize) -> Self {
         self.options.handler_queue = Some(messages);
         self
@@ -406,28 +408,32 @@ impl EndpointBuilder {
         self
     }
 
-    /// How many bytes of one connection may be in hand, as JSON, before no more is read from it:
-    /// beside `handlers`, for long messages. One that comes while fewer are in hand is read to its
-    /// end, so there may be as many and one `max_message_size`. Default 4 MiB. What that is in
-    /// memory is said at [`max_message_size`](Self::max_message_size).
+    /// How many bytes of messages from one connection may be handled, or wait for that, at a time;
+    /// with more, nothing is read from it. This bounds long messages, as `handlers` bounds their
+    /// number. Counted as JSON: [`max_message_size`](Self::max_message_size) says how much memory that
+    /// takes. Default 4 MiB. Below the bound, the next message is read whole, however long it is: so
+    /// there may be one `max_message_size` more.
     ///
-    /// Messages whose handlers wait for replies do not count, up to 16 times as many bytes.
+    /// Messages whose handlers wait for replies do not count, up to 16 times as many bytes. At that
+    /// bound, a request of one more handler fails with [`EndpointError::TooManyWait`].
     pub fn bytes_in_hand(mut self, bytes: usize) -> Self {
         self.options.bytes_in_hand = bytes.max(1);
         self
     }
 
-    /// How many handlers of one connection may wait for replies of other programs, beside those
-    /// that are at work: a request of one more fails at once. Default 16 times the `handlers`.
+    /// How many handlers of one connection may wait for replies or flushes, in addition to the
+    /// `handlers` that are at work. A request or flush of one more fails at once with
+    /// [`EndpointError::TooManyWait`]. Default 16 times the `handlers`.
     pub fn waiting_handlers(mut self, handlers: usize) -> Self {
         self.options.waiting_handlers = Some(handlers);
         self
     }
 
-    /// How long everything may go on after [`EndpointHandle::shutdown`], how long another program
-    /// is waited for that has been asked to end its connection, or asks to end it, and how long a
-    /// request may be handled when whoever made it has ended its connection, or its direction of it.
-    /// Default 10 s.
+    /// How long the end of something may take. Default 10 s. This limits how long
+    ///
+    /// - everything may go on after [`EndpointHandle::shutdown`]
+    /// - another program that was asked to end its connection, or asks to end it, is waited for
+    /// - a request may be handled after its caller has ended the connection, or its direction of it
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.options.drain_timeout = timeout;
         self

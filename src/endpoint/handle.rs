@@ -38,12 +38,13 @@ impl EndpointHandle {
     /// back as [`EndpointEvent::Undelivered`](crate::EndpointEvent::Undelivered).
     ///
     /// Waits for room in the queue of this destination, for up to `give_up_after`. Those who wait get
-    /// it in turn. Whoever waits
-    /// here in the task that reads the events reads none meanwhile: use
-    /// [`try_send`](Self::try_send) there. Called by a handler itself, this does not wait for
-    /// room: there is more of it, up to [`handler_queue`](crate::EndpointBuilder::handler_queue), and
-    /// behind that an error at once. When twice the `queue` waits, a handler gives it 5 ms at most to
-    /// get shorter. A task that a handler spawns waits as any other.
+    /// it in turn. A task that reads the events and waits here reads none meanwhile: use
+    /// [`try_send`](Self::try_send) there.
+    ///
+    /// A handler's own future has more room, up to
+    /// [`handler_queue`](crate::EndpointBuilder::handler_queue). When twice the `queue` waits, it waits
+    /// 5 ms at most for the queue to get shorter; without room it gets an error then. A task that a
+    /// handler spawns waits as any other.
     ///
     /// `Ok` means that the endpoint has the message: what is still in its queue when the process ends is
     /// lost. [`flush`](Self::flush) waits until the system has it.
@@ -89,14 +90,16 @@ impl EndpointHandle {
         self.0.try_enqueue(to, item)
     }
 
-    /// Waits until the system has all messages that were accepted for this program before this call,
-    /// or they were given up: not longer than `give_up_after`, as long as somebody reads the events.
-    /// The other program need not have read them. After that, the process may end without losing
-    /// them; not on Windows, where the last write goes on in the background and ends with the process.
-    /// There, [`shutdown`](Self::shutdown), and wait for
+    /// Waits until each message that was accepted for this program before this call was taken by the
+    /// system or given up. That takes `give_up_after` at most, as long as somebody reads the events.
+    /// The other program need not have read them.
+    ///
+    /// After that, the process can end without losing those that the system has taken. Not so on
+    /// Windows: the last write goes on in the background, and ends with the process. There, call
+    /// [`shutdown`](Self::shutdown) and wait for
     /// [`EndpointEvent::Closed`](crate::EndpointEvent::Closed): then they were read.
     ///
-    /// A handler may wait here, as for a reply.
+    /// A handler can wait here as it can for a reply.
     ///
     /// # Errors
     ///
