@@ -17,11 +17,15 @@ use tokio::time::sleep;
 
 use crate::run::{
     HANG, Result, Run, Started, count, ensure, fail, itself, lock, multi_thread, orders, unique,
-    within,
+    within, within_time,
 };
 
 /// How many messages an endpoint has in hand at a time, at most: the default.
 const IN_HAND: u64 = 64;
+
+/// How long an endpoint that restarts may take for each part of its life: more than its drain timeout,
+/// and less than whoever waits for it.
+const ENDS: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(run: &Run) -> Result<String> {
     multi_thread()?.block_on(async {
@@ -339,17 +343,30 @@ pub(crate) fn endpoint(name: &str, to: &str, log: &str, folder: &str) -> Result<
         }
     };
     crate::run::current_thread()?.block_on(async {
-        let mut endpoint = loop {
-            let builder = Endpoint::builder(name)
-                .backoff(Duration::from_millis(1), Duration::from_millis(50))
-                .on("note", note("note"))
-                .on("ask", note("ask"));
-            match builder.bind() {
-                // The one before it has not let go of the name yet.
-                Err(Error::AddressInUse { .. }) => sleep(Duration::from_micros(200)).await,
-                bound => break bound?,
+        let mut refused = String::new();
+        let binding = async {
+            loop {
+                let builder = Endpoint::builder(name)
+                    .backoff(Duration::from_millis(1), Duration::from_millis(50))
+                    .on("note", note("note"))
+                    .on("ask", note("ask"));
+                match builder.bind() {
+                    // The one before it has not let go of the name yet.
+                    Err(error @ Error::AddressInUse { .. }) => {
+                        refused = error.to_string();
+                        sleep(Duration::from_micros(200)).await;
+                    }
+                    bound => break bound,
+                }
             }
         };
+        let file = std::path::Path::new(folder).join(std::process::id().to_string());
+        let bound = tokio::select! {
+            bound = within_time(ENDS, "the name is free", binding) => bound,
+            // The next one was faster, and lets go of the name only when this one has ended.
+            () = stop.notified() => return Ok(fs::write(file, "0")?),
+        };
+        let mut endpoint = bound.map_err(|e| format!("{e}: {refused}"))??;
         let handle = endpoint.handle();
         let saying = tokio::spawn(say(handle.clone(), to.to_string()));
         let reading = async {
@@ -362,14 +379,16 @@ pub(crate) fn endpoint(name: &str, to: &str, log: &str, folder: &str) -> Result<
             }
             Ok::<_, asyncipc::BoxError>(())
         };
-        let stopping = async {
+        let ending = async {
             stop.notified().await;
             handle.shutdown();
-            Ok(())
+            sleep(ENDS).await;
         };
-        tokio::try_join!(reading, stopping)?;
-        let accepted = saying.await??;
-        let file = std::path::Path::new(folder).join(std::process::id().to_string());
+        tokio::select! {
+            read = reading => read?,
+            () = ending => fail!("an endpoint that was shut down has not ended"),
+        }
+        let accepted = within_time(ENDS, "nothing more is sent", saying).await???;
         fs::write(file, accepted.to_string())?;
         Ok(())
     })
