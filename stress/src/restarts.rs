@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -69,8 +70,9 @@ struct Figures {
 /// What the endpoint that stays knows.
 #[derive(Debug, Default)]
 struct Stays {
-    /// What came from each of those that were started, by its process.
-    heard: Mutex<HashMap<u32, Vec<u64>>>,
+    /// What came from each of those that were started. Not by its process, whose number is another one's
+    /// after some time.
+    heard: Mutex<HashMap<u64, Vec<u64>>>,
     /// How often it was told that something may not have been read.
     unread: AtomicU64,
     /// What must not happen.
@@ -89,8 +91,8 @@ async fn series(run: &Run, ending: Ending) -> Result<Figures> {
         .on("report", move |message: Envelope| {
             let stays = hearing.clone();
             async move {
-                let (process, n): (u32, u64) = message.parse()?;
-                lock(&stays.heard).entry(process).or_default().push(n);
+                let (who, n): (u64, u64) = message.parse()?;
+                lock(&stays.heard).entry(who).or_default().push(n);
                 Ok(())
             }
         })
@@ -186,8 +188,8 @@ async fn series(run: &Run, ending: Ending) -> Result<Figures> {
         fail!("{ending:?}: {wrong}");
     }
     check(&mut figures, ending, &log, accepted, &answered, &stays)?;
-    for (process, said) in said {
-        let heard = lock(&stays.heard).remove(&process).unwrap_or_default();
+    for (who, said) in said {
+        let heard = lock(&stays.heard).remove(&who).unwrap_or_default();
         ensure!(
             heard.iter().copied().eq(0..said),
             "{ending:?}: one that ended orderly had {said} messages accepted, and {} were heard: {heard:?}",
@@ -214,15 +216,18 @@ fn start(name: &str, to: &str, log: &str, folder: &std::path::Path) -> Result<St
 /// Waits for an orderly end, and learns how many messages were accepted there.
 async fn finish(
     mut ending: Started,
-    said: &mut HashMap<u32, u64>,
+    said: &mut HashMap<u64, u64>,
     folder: &std::path::Path,
 ) -> Result<()> {
     let process = ending.process.id().ok_or("it has ended already")?;
     let what = format!("process {process} ends orderly");
     let status = within(what, ending.process.wait()).await??;
     ensure!(status.success(), "an endpoint that ends orderly: {status}");
-    let accepted = fs::read_to_string(folder.join(process.to_string()))?;
-    said.insert(process, accepted.parse()?);
+    let noted = fs::read_to_string(folder.join(process.to_string()))?;
+    let Some((who, accepted)) = noted.split_once(' ') else {
+        fail!("process {process} notes {noted:?}");
+    };
+    said.insert(who.parse()?, accepted.parse()?);
     Ok(())
 }
 
@@ -360,15 +365,16 @@ pub(crate) fn endpoint(name: &str, to: &str, log: &str, folder: &str) -> Result<
                 }
             }
         };
+        let who = RandomState::new().hash_one(std::process::id());
         let file = std::path::Path::new(folder).join(std::process::id().to_string());
         let bound = tokio::select! {
             bound = within_time(ENDS, "the name is free", binding) => bound,
             // The next one was faster, and lets go of the name only when this one has ended.
-            () = stop.notified() => return Ok(fs::write(file, "0")?),
+            () = stop.notified() => return Ok(fs::write(file, format!("{who} 0"))?),
         };
         let mut endpoint = bound.map_err(|e| format!("{e}: {refused}"))??;
         let handle = endpoint.handle();
-        let saying = tokio::spawn(say(handle.clone(), to.to_string()));
+        let saying = tokio::spawn(say(who, handle.clone(), to.to_string()));
         let reading = async {
             while let Some(event) = endpoint.next().await {
                 match event {
@@ -389,15 +395,15 @@ pub(crate) fn endpoint(name: &str, to: &str, log: &str, folder: &str) -> Result<
             () = ending => fail!("an endpoint that was shut down has not ended"),
         }
         let accepted = within_time(ENDS, "nothing more is sent", saying).await???;
-        fs::write(file, accepted.to_string())?;
+        fs::write(file, format!("{who} {accepted}"))?;
         Ok(())
     })
 }
 
 /// Sends until the endpoint is shut down. Gives how many messages were accepted.
-async fn say(handle: EndpointHandle, to: String) -> Result<u64> {
+async fn say(who: u64, handle: EndpointHandle, to: String) -> Result<u64> {
     for n in 0.. {
-        match handle.send(&to, "report", (std::process::id(), n)).await {
+        match handle.send(&to, "report", (who, n)).await {
             Ok(()) => {}
             Err(EndpointError::Pipe(Error::ShutDown { .. })) => return Ok(n),
             Err(error) => fail!("an endpoint that restarts cannot send: {error}"),
