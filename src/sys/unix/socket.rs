@@ -10,7 +10,6 @@ use std::io::{self, IoSlice};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, ready};
@@ -20,10 +19,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
-use tokio::task::coop::consume_budget;
 
 use super::process::Process;
 use crate::sync::{Deadline, lock};
+use crate::turn::poll_spend;
 
 /// How many connections for each processor are watched for both directions. On a machine with one
 /// processor, none: nobody is woken early there by whom he waits for.
@@ -227,7 +226,7 @@ impl Connected {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // However fast the peer is, other tasks of the runtime run now and then.
-        ready!(pin!(consume_budget()).poll(cx));
+        ready!(poll_spend(cx));
         let mut full = lock(&self.full);
         if full.is_none() {
             match self.write(bufs) {
