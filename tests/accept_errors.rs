@@ -101,25 +101,30 @@ fn a_server_at_its_limit_whose_runtime_has_ended_says_so() {
     elsewhere(async { is_for_good(&server.accept().await.unwrap_err(), &name) });
 }
 
-#[test]
-fn a_server_that_waits_elsewhere_is_told_when_its_runtime_ends() {
-    let name = unique_name("ends");
-    let own = runtime();
-    let mut server = own.block_on(async { PipeServer::bind(&name).unwrap() });
+/// Whoever waits in another runtime for a client of this server.
+fn is_told_elsewhere_when_it_ends(own: Runtime, mut server: PipeServer, name: &str) {
     of_one_thread(async {
         let mut accepting = tokio::spawn(async move { server.accept().await.map(drop) });
         assert!(stays_pending(&mut accepting).await);
         // Which alone has to wake it.
         own.shutdown_background();
-        is_for_good(&accepting.await.unwrap().unwrap_err(), &name);
+        is_for_good(&accepting.await.unwrap().unwrap_err(), name);
     });
+}
+
+#[test]
+fn a_server_that_waits_elsewhere_is_told_when_its_runtime_ends() {
+    let name = unique_name("ends");
+    let own = runtime();
+    let server = own.block_on(async { PipeServer::bind(&name).unwrap() });
+    is_told_elsewhere_when_it_ends(own, server, &name);
 }
 
 #[test]
 fn a_server_at_its_limit_that_waits_elsewhere_is_told_when_its_runtime_ends() {
     let name = unique_name("ends-full");
     let own = runtime();
-    let (mut server, _conns) = own.block_on(async {
+    let (server, _conns) = own.block_on(async {
         let builder = PipeServer::builder(&name).max_connections(1);
         let mut server = builder.bind().unwrap();
         let client = within(PipeClient::connect(&name)).await.unwrap();
@@ -129,13 +134,7 @@ fn a_server_at_its_limit_that_waits_elsewhere_is_told_when_its_runtime_ends() {
         let accepted = within(server.accept()).await.unwrap();
         (server, (client, next, accepted))
     });
-    of_one_thread(async {
-        let mut accepting = tokio::spawn(async move { server.accept().await.map(drop) });
-        assert!(stays_pending(&mut accepting).await);
-        // Which alone has to wake it.
-        own.shutdown_background();
-        is_for_good(&accepting.await.unwrap().unwrap_err(), &name);
-    });
+    is_told_elsewhere_when_it_ends(own, server, &name);
 }
 
 #[test]

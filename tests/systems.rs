@@ -31,6 +31,18 @@ fn mode(path: impl AsRef<Path>) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
+/// Runs the test once more in a process whose temporary folder is one of its own that is for all, as
+/// /tmp is, and that has no other one for sockets.
+fn again_in_a_folder_for_all(test: &str) {
+    let temporary = tempfile::tempdir().unwrap();
+    fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
+    let mut command = itself(test);
+    command
+        .env("TMPDIR", temporary.path())
+        .env_remove("XDG_RUNTIME_DIR");
+    run_as(temporary.path().to_str().unwrap(), &mut command);
+}
+
 /// A folder of its own, and the path of a socket in it.
 fn place() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -501,13 +513,7 @@ async fn where_a_filter_refuses_locks_the_lock_of_another_server_is_left_alone()
 async fn where_the_user_may_not_write_nobody_is_said_to_be_binding() {
     let test = "where_the_user_may_not_write_nobody_is_said_to_be_binding";
     let Some(role) = role() else {
-        let temporary = tempfile::tempdir().unwrap();
-        fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
-        let mut command = itself(test);
-        command
-            .env("TMPDIR", temporary.path())
-            .env_remove("XDG_RUNTIME_DIR");
-        return run_as(temporary.path().to_str().unwrap(), &mut command);
+        return again_in_a_folder_for_all(test);
     };
     // Root may write everywhere.
     // SAFETY: takes a number.
@@ -795,13 +801,7 @@ async fn where_everybody_has_a_number_nobody_is_a_user_like_others() {
 async fn a_private_folder_that_keeps_its_owner_out_is_mended() {
     let test = "a_private_folder_that_keeps_its_owner_out_is_mended";
     let Some(role) = role() else {
-        let temporary = tempfile::tempdir().unwrap();
-        fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
-        let mut command = itself(test);
-        command
-            .env("TMPDIR", temporary.path())
-            .env_remove("XDG_RUNTIME_DIR");
-        return run_as(temporary.path().to_str().unwrap(), &mut command);
+        return again_in_a_folder_for_all(test);
     };
     // Root is kept out of nothing.
     // SAFETY: takes numbers.
