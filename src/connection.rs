@@ -1,22 +1,18 @@
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
-use futures_util::task::AtomicWaker;
 
+use crate::closing::Closing;
 use crate::shared_sender::QueueRef;
 use crate::stats::{Counters, Place};
-use crate::stream::discard;
 use crate::sync::Deadline;
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
@@ -81,10 +77,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     /// What a shared sender has taken.
     pub(crate) queue: QueueRef,
-    /// Whether nobody will read any more what comes.
-    unread: AtomicBool,
-    /// Who closes, and is to know that.
-    closer: AtomicWaker,
+    pub(crate) closing: Closing,
     /// Among the clients of the server that accepted it.
     place: Option<Arc<Place>>,
 }
@@ -115,8 +108,7 @@ impl PipeConnection {
             id,
             counters,
             queue: QueueRef::default(),
-            unread: AtomicBool::new(false),
-            closer: AtomicWaker::new(),
+            closing: Closing::default(),
             place,
         });
         PipeConnection {
@@ -262,39 +254,14 @@ impl Shared {
         Deadline::after(self.linger, self.io.runtime())
     }
 
-    /// From now on, whoever closes throws away what comes.
-    pub(crate) fn nobody_reads(&self) {
-        self.unread.store(true, Release);
-        self.closer.wake();
-    }
-
-    /// While closing: the peer may be unable to read before it has sent. So throws away what is
-    /// there if nobody reads it, and wakes the task for what comes, and when the receiver goes or
-    /// ends.
-    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) {
-        self.closer.register(cx.waker());
-        if self.unread.load(Acquire) {
-            discard(&self.io, cx);
-        }
-    }
-
-    /// Waits for `future`, which is a part of closing.
+    /// Waits for `future`, which is a part of closing: see [`Closing`].
     pub(crate) async fn discarding<F: Future>(&self, future: F) -> F::Output {
-        let mut future = pin!(future);
-        poll_fn(|cx| {
-            self.poll_discard(cx);
-            future.as_mut().poll(cx)
-        })
-        .await
+        self.closing.discarding(&self.io, future).await
     }
 
     /// Waits until the peer has taken everything.
     pub(crate) async fn drained(&self) -> io::Result<()> {
-        self.io.drained().await?;
-        if self.unread.load(Acquire) {
-            self.io.take_rest().await;
-        }
-        Ok(())
+        self.closing.drained(&self.io).await
     }
 
     pub(crate) fn closed(&self) -> Error {

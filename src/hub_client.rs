@@ -77,7 +77,7 @@ impl HubClient {
             let deadline = Instant::now().checked_add(shared.drain_timeout);
             // Nothing is received any more: what still comes is thrown away.
             let conn = self.receiver.shared.clone();
-            conn.nobody_reads();
+            conn.closing.nobody_reads();
             let drained = conn.discarding(self.drain());
             if until(deadline, drained).await.is_none() {
                 tracing::warn!(pipe = %shared.name, id = self.id, "does not read what it was sent");

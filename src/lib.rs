@@ -4,6 +4,7 @@
 mod buffers;
 mod busy_wait;
 mod client;
+mod closing;
 mod codec;
 mod connection;
 mod delegate;

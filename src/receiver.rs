@@ -191,7 +191,7 @@ impl PipeReceiver {
                 if self.to_skip.is_some() && matches!(**error, Error::MessageTooLarge { .. }) => {}
             _ => {
                 self.ended = true;
-                self.shared.nobody_reads();
+                self.shared.closing.nobody_reads();
                 self.own = BytesMut::new();
                 self.block.rest();
             }
@@ -424,7 +424,7 @@ impl Stream for PipeReceiver {
 
 impl Drop for PipeReceiver {
     fn drop(&mut self) {
-        self.shared.nobody_reads();
+        self.shared.closing.nobody_reads();
     }
 }
 

@@ -10,9 +10,9 @@ use futures_sink::Sink;
 use tokio_util::sync::ReusableBoxFuture;
 
 use crate::buffers::{BLOCK, Block};
+use crate::closing::timed_out;
 use crate::codec::HEADER;
 use crate::connection::Shared;
-use crate::stream::unread;
 use crate::sync::Deadline;
 use crate::turn::Turn;
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
@@ -215,11 +215,11 @@ impl PipeSender {
         let rest_is_lost = !self.batch.is_empty();
         self.state = SendState::Failed;
         self.batch.clear();
-        unread(&self.shared.name, self.shared.linger, rest_is_lost)
+        timed_out(&self.shared.name, self.shared.linger, rest_is_lost)
     }
 
     pub(crate) fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.poll_discard(cx);
+        self.shared.closing.poll_discard(&self.shared.io, cx);
         let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
         if let SendState::Open | SendState::Ended = self.state {
             ready!(self.poll_drain(cx))?;

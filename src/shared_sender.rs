@@ -349,7 +349,7 @@ async fn flush_when_dirty(flusher: Flusher) {
             }
             let mut flushed = state.sender.poll_flush_unpin(cx);
             if flushed.is_pending() && queue.over.load(Relaxed) {
-                queue.shared.poll_discard(cx);
+                queue.shared.closing.poll_discard(&queue.shared.io, cx);
                 let deadline = deadline.get_or_insert_with(|| queue.shared.linger_deadline());
                 if deadline.poll(cx).is_ready() {
                     flushed = Poll::Ready(Err(state.abandon()));

@@ -1,6 +1,5 @@
-use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::buffers::{BLOCK, Block};
+use crate::closing::{Closing, timed_out};
 use crate::stats::Place;
 use crate::sync::Deadline;
 use crate::turn::poll_spend;
@@ -16,9 +15,6 @@ use crate::{Error, Peer, PipeName, sys};
 
 /// How long closing waits for the peer to read the rest, unless told otherwise.
 pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
-
-/// How often a closing end reads at a time. Some systems give 4 KiB to each.
-const DISCARDS: usize = 16;
 
 /// A connected pipe as a stream of bytes, for protocols that bring their own framing.
 ///
@@ -111,19 +107,12 @@ impl PipeStream {
             .shutdown()
             .map_err(|e| Error::from_io("cannot close", &self.name, e))?;
         let deadline = Deadline::after(self.linger, self.io.runtime());
-        let mut drained = pin!(async {
-            self.io.drained().await?;
-            self.io.take_rest().await;
-            Ok(())
-        });
-        // Nobody will read any more: the peer may be unable to before it has sent.
-        let closing = poll_fn(|cx| {
-            discard(&self.io, cx);
-            drained.as_mut().poll(cx)
-        });
-        match deadline.limit(closing).await {
+        let closing = Closing::default();
+        closing.nobody_reads();
+        let drained = closing.discarding(&self.io, closing.drained(&self.io));
+        match deadline.limit(drained).await {
             Some(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
-            None => Err(unread(&self.name, self.linger, false)),
+            None => Err(timed_out(&self.name, self.linger, false)),
         }
     }
 
@@ -159,42 +148,6 @@ pub(crate) type Parts = (
     BytesMut,
     Option<Arc<Place>>,
 );
-
-/// Reads and throws away what is there, and has the task woken for what comes.
-pub(crate) fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
-    let mut scratch = Block::default();
-    for _ in 0..DISCARDS {
-        let is_ready = matches!(io.poll_read_ready(cx), Poll::Ready(Ok(())));
-        let mut room = scratch.room(BLOCK);
-        let read = match is_ready {
-            true => io.try_read(&mut room),
-            // Also when nobody drives the runtime that would say so.
-            false => io.read_now(&mut room),
-        };
-        drop(room);
-        match read {
-            Ok(1..) => scratch.rest(),
-            Err(e) if is_ready && e.kind() == io::ErrorKind::WouldBlock => {}
-            // Nothing, the end, or none that can be waited for.
-            Ok(0) | Err(_) => return,
-        }
-    }
-    // However much comes, whoever closes has its turn.
-    cx.waker().wake_by_ref();
-}
-
-/// What closing says at its deadline.
-pub(crate) fn unread(name: &PipeName, waited: Duration, rest_is_lost: bool) -> Error {
-    Error::TimedOut {
-        pipe: name.clone(),
-        action: "closing",
-        waited,
-        reason: match rest_is_lost {
-            false => "the peer has not read everything",
-            true => "the system could not take everything, and the rest is lost",
-        },
-    }
-}
 
 impl AsyncRead for PipeStream {
     fn poll_read(
