@@ -456,11 +456,9 @@ impl HubHandle {
     ///
     /// Cancelling changes nothing.
     pub async fn flush(&self, id: u64) -> Result<(), Error> {
-        let flushed = match lock(&self.0.tallies).get(&id) {
-            Some(tally) => tally.flushed(),
-            None => return Err(self.0.unknown(id)),
-        };
-        self.0.all_sent(id, flushed.await)
+        let tally = lock(&self.0.tallies).get(&id).cloned();
+        let tally = tally.ok_or_else(|| self.0.unknown(id))?;
+        self.0.all_sent(id, tally.flushed().await)
     }
 
     /// As [`flush`](Self::flush), for all clients: the error is that of the first one that has any,
@@ -474,11 +472,10 @@ impl HubHandle {
     ///
     /// The same.
     pub async fn flush_all(&self) -> Result<(), Error> {
-        let flushing: Vec<_> = {
-            let tallies = lock(&self.0.tallies);
-            let flushed = |(id, tally): (&u64, &Arc<Tally>)| (*id, tally.flushed());
-            tallies.iter().map(flushed).collect()
-        };
+        let tallies = lock(&self.0.tallies).clone();
+        // All from this moment on, and not each from when its turn comes.
+        let flushing = tallies.iter().map(|(id, tally)| (*id, tally.flushed()));
+        let flushing: Vec<_> = flushing.collect();
         let flushed = flushing.into_iter().map(async |(id, it)| (id, it.await));
         let flushed = join_all(flushed).await;
         let mut flushed = flushed.into_iter();
@@ -494,7 +491,8 @@ impl HubHandle {
         let mut clients = self.0.open()?;
         let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
         self.0.codec.header(message.len())?;
-        match client.queue.try_send(message) {
+        let sent = client.queue.try_send(message);
+        let result = match &sent {
             Ok(()) => {
                 client.tally.accept();
                 Ok(())
@@ -507,7 +505,11 @@ impl HubHandle {
                     id,
                 })
             }
-        }
+        };
+        drop(clients);
+        // The message that was not taken. Its bytes may be the application's, with code of its own.
+        drop(sent);
+        result
     }
 
     /// Puts a message into the queue of every client, and says which ones had no room for it.
@@ -609,8 +611,9 @@ impl Shared {
     }
 
     pub(crate) fn remove(&self, id: u64) {
-        self.lock().remove(&id);
-        lock(&self.tallies).remove(&id);
+        let client = self.lock().remove(&id);
+        let tally = lock(&self.tallies).remove(&id);
+        drop((client, tally));
     }
 
     fn all_sent(&self, id: u64, lost: u64) -> Result<(), Error> {

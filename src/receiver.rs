@@ -182,7 +182,7 @@ impl PipeReceiver {
         };
         let Poll::Ready(incoming) = polled else {
             // Whoever waits for an answer wants the question to be on its way.
-            self.shared.queue.kick(cx);
+            self.shared.queue.kick();
             return Poll::Pending;
         };
         match &incoming {

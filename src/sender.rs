@@ -205,6 +205,32 @@ impl PipeSender {
         closed
     }
 
+    /// Takes a message, when there is room for it. What was copied of it is left where it is.
+    #[inline]
+    pub(crate) fn take(&mut self, message: &mut Bytes) -> Result<(), Error> {
+        if !matches!(self.state, SendState::Open) {
+            return Err(self.shared.closed());
+        }
+        let header = self.codec.header(message.len())?;
+        self.shared.counters.sent(message.len());
+        match self.shared.io.messages() {
+            Some(messages) => messages.start_send(std::mem::take(message)),
+            None => self.batch.push(header, message),
+        }
+        Ok(())
+    }
+
+    /// From now on, the payload that was sent last is kept for [`take_spent`](Self::take_spent).
+    pub(crate) fn keep_spent(&mut self) {
+        self.batch.keeps_spent = true;
+    }
+
+    /// A payload that is of no more use: to be dropped where no lock is held, for its bytes may be the
+    /// application's, with code of its own.
+    pub(crate) fn take_spent(&mut self) -> Bytes {
+        std::mem::take(&mut self.batch.spent)
+    }
+
     /// Takes back what was taken and is not with the system, without a word.
     pub(crate) fn discard(&mut self) {
         self.batch.clear();
@@ -218,15 +244,10 @@ impl PipeSender {
         timed_out(&self.shared.name, self.shared.linger, rest_is_lost)
     }
 
-    pub(crate) fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.closing.poll_discard(&self.shared.io, cx);
-        let failed = |shared: &Shared, e| Error::from_io("cannot close", &shared.name, e);
-        if let SendState::Open | SendState::Ended = self.state {
-            ready!(self.poll_drain(cx))?;
-            self.shared
-                .io
-                .shutdown()
-                .map_err(|e| failed(&self.shared, e))?;
+        ready!(self.poll_end(cx))?;
+        if let SendState::Ended = self.state {
             let shared = self.shared.clone();
             let drained = ReusableBoxFuture::new(async move { shared.drained().await });
             self.state = SendState::Closing(drained);
@@ -234,17 +255,35 @@ impl PipeSender {
         match &mut self.state {
             SendState::Closing(drained) => {
                 let result = ready!(drained.poll(cx));
-                let state = if result.is_ok() {
-                    SendState::Closed
-                } else {
-                    SendState::Failed
-                };
-                self.state = state;
-                Poll::Ready(result.map_err(|e| failed(&self.shared, e)))
+                Poll::Ready(self.finish(result))
             }
             SendState::Failed => Poll::Ready(Err(self.shared.closed())),
             SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
         }
+    }
+
+    /// Hands everything to the system, and ends this direction: the first part of closing. The second
+    /// is to wait for [`Shared::drained`].
+    pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if let SendState::Open | SendState::Ended = self.state {
+            ready!(self.poll_drain(cx))?;
+            let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
+            self.shared.io.shutdown().map_err(failed)?;
+            self.state = SendState::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closing has come to its end: whether the peer has everything.
+    pub(crate) fn finish(&mut self, drained: io::Result<()>) -> Result<(), Error> {
+        if self.has_failed() {
+            return Err(self.shared.closed());
+        }
+        self.state = match drained {
+            Ok(()) => SendState::Closed,
+            Err(_) => SendState::Failed,
+        };
+        drained.map_err(|e| Error::from_io("cannot close", &self.shared.name, e))
     }
 
     /// Hands everything that was taken to the system.
@@ -280,18 +319,8 @@ impl Sink<Bytes> for PipeSender {
     }
 
     #[inline]
-    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Error> {
-        let this = self.get_mut();
-        if !matches!(this.state, SendState::Open) {
-            return Err(this.shared.closed());
-        }
-        let header = this.codec.header(message.len())?;
-        this.shared.counters.sent(message.len());
-        match this.shared.io.messages() {
-            Some(messages) => messages.start_send(message),
-            None => this.batch.push(header, message),
-        }
-        Ok(())
+    fn start_send(self: Pin<&mut Self>, mut message: Bytes) -> Result<(), Error> {
+        self.get_mut().take(&mut message)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -325,6 +354,9 @@ impl fmt::Debug for PipeSender {
 struct Batch {
     head: Block,
     payload: Bytes,
+    /// The last payload that was done with, if it is kept for somebody to drop it.
+    spent: Bytes,
+    keeps_spent: bool,
 }
 
 impl Batch {
@@ -342,15 +374,24 @@ impl Batch {
     }
 
     #[inline]
-    fn push(&mut self, header: [u8; HEADER], message: Bytes) {
+    fn push(&mut self, header: [u8; HEADER], message: &mut Bytes) {
         if !self.payload.is_empty() {
-            self.head.push(&std::mem::take(&mut self.payload));
+            self.head.push(&self.payload);
+            self.retire();
         }
         self.head.push(&header);
         if message.len() > COPY_NOW {
-            self.payload = message;
+            self.payload = std::mem::take(message);
         } else {
-            self.head.push(&message);
+            self.head.push(message);
+        }
+    }
+
+    /// Lets go of the payload, and so of the memory that it was a part of.
+    fn retire(&mut self) {
+        let payload = std::mem::take(&mut self.payload);
+        if self.keeps_spent {
+            self.spent = payload;
         }
     }
 
@@ -389,6 +430,9 @@ impl Batch {
             let n = self.payload.len().min(COALESCE - head);
             self.head.push(&self.payload[..n]);
             self.payload.advance(n);
+            if n > 0 && self.payload.is_empty() {
+                self.retire();
+            }
         }
     }
 
@@ -409,9 +453,8 @@ impl Batch {
         let head = n.min(self.head.len());
         self.head.advance(head);
         self.payload.advance(n - head);
-        if self.payload.is_empty() {
-            // Lets go of the memory that it was a part of.
-            self.payload = Bytes::new();
+        if head < n && self.payload.is_empty() {
+            self.retire();
         }
     }
 
@@ -422,7 +465,9 @@ impl Batch {
 
     fn clear(&mut self) {
         self.head.rest();
-        self.payload = Bytes::new();
+        if !self.payload.is_empty() {
+            self.retire();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -89,7 +89,8 @@ struct State {
 }
 
 impl SharedSender {
-    pub(crate) fn new(sender: PipeSender) -> Self {
+    pub(crate) fn new(mut sender: PipeSender) -> Self {
+        sender.keep_spent();
         let shared = sender.shared.clone();
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
@@ -166,7 +167,7 @@ impl SharedSender {
     ///
     /// Cancelling loses nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        let taken = self.queue().lock().taken;
+        let taken = self.queue().with(|it| it.taken);
         self.queue().written(taken).await
     }
 
@@ -189,35 +190,40 @@ impl SharedSender {
     /// to know when the peer has them.
     pub async fn close(&self) -> Result<(), Error> {
         let queue = self.queue();
-        let taken = {
-            let state = queue.lock();
+        let taken = queue.with(|it| {
             queue.closing.store(true, Relaxed);
-            state.taken
-        };
+            it.taken
+        });
         // Whoever waits for room is told that there will be none.
         queue.progress.notify_waiters();
+        let closing = async {
+            // By the flusher: nothing is lost when this is cancelled.
+            queue.written(taken).await?;
+            poll_fn(|cx| queue.with(|it| it.sender.poll_end(cx))).await?;
+            if queue.with(|it| it.sender.has_closed()) {
+                return Ok(());
+            }
+            let drained = queue.shared.drained().await;
+            queue.with(|it| it.sender.finish(drained))
+        };
         let closed = queue.shared.linger_deadline().limit(async {
             let _turn = queue.turn.lock().await;
-            // By the flusher: nothing is lost when this is cancelled.
-            queue.shared.discarding(queue.written(taken)).await?;
-            poll_fn(|cx| queue.lock().sender.poll_close_in_time(cx)).await
+            queue.shared.discarding(closing).await
         });
-        match closed.await {
-            Some(closed) => closed,
-            None => {
-                let mut state = queue.lock();
-                if state.sender.has_closed() {
-                    // By another clone, at the last moment.
-                    return Ok(());
-                }
-                let error = state.sender.give_up();
-                // It has nothing to wait for any more.
-                state.wake_flusher();
-                drop(state);
-                queue.progress.notify_waiters();
-                Err(error)
-            }
+        if let Some(closed) = closed.await {
+            return closed;
         }
+        let (result, flusher) = queue.with(|it| match it.sender.has_closed() {
+            // By another clone, at the last moment.
+            true => (Ok(()), None),
+            // The flusher has nothing to wait for any more.
+            false => (Err(it.sender.give_up()), it.blocked.take()),
+        });
+        if let Some(flusher) = flusher {
+            flusher.wake();
+        }
+        queue.progress.notify_waiters();
+        result
     }
 
     fn queue(&self) -> &Arc<Queue> {
@@ -226,33 +232,41 @@ impl SharedSender {
 }
 
 impl Queue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+    /// Does something with the state, under the lock: nothing that calls code of the application's, or
+    /// of whoever made its executor, which may come here again.
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let result = f(&mut state);
+        let spent = state.sender.take_spent();
+        drop(state);
+        drop(spent);
+        result
     }
 
     /// Takes the message if there is room.
     fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
         self.start();
-        let mut state = self.lock();
-        if self.closing.load(Relaxed) || state.sender.has_failed() {
-            return Err(self.shared.closed());
-        }
-        if state.orphaned {
-            return Err(self.orphaned());
-        }
-        if !state.sender.has_room()? {
-            return Ok(false);
-        }
-        let before = state.sender.unsent();
-        let len = message.len();
-        state.sender.start_send_unpin(std::mem::take(message))?;
-        state.taken += (HEADER + len) as u64;
-        drop(state);
+        let was_idle = self.with(|state| {
+            if self.closing.load(Relaxed) || state.sender.has_failed() {
+                return Err(self.shared.closed());
+            }
+            if state.orphaned {
+                return Err(self.orphaned());
+            }
+            if !state.sender.has_room()? {
+                return Ok(None);
+            }
+            let before = state.sender.unsent();
+            let len = message.len();
+            state.sender.take(message)?;
+            state.taken += (HEADER + len) as u64;
+            Ok(Some(before == 0))
+        })?;
         // Otherwise the flusher knows already: it stops only when there is nothing left.
-        if before == 0 {
+        if was_idle == Some(true) {
             self.dirty.notify_one();
         }
-        Ok(true)
+        Ok(was_idle.is_some())
     }
 
     /// Waits until the system has the first `taken` bytes.
@@ -261,17 +275,18 @@ impl Queue {
             let mut progress = pin!(self.progress.notified());
             // From here on none is missed.
             progress.as_mut().enable();
-            {
-                let state = self.lock();
+            let is_written = self.with(|state| {
                 if state.sender.has_failed() {
                     return Err(self.shared.closed());
                 }
-                if state.written() >= taken {
-                    return Ok(());
+                let is_written = state.written() >= taken;
+                match state.orphaned && !is_written {
+                    true => Err(self.orphaned()),
+                    false => Ok(is_written),
                 }
-                if state.orphaned {
-                    return Err(self.orphaned());
-                }
+            })?;
+            if is_written {
+                return Ok(());
             }
             self.start();
             progress.await;
@@ -288,36 +303,32 @@ impl Queue {
         }
     }
 
+    /// Gives up what was taken, because nobody is left to be told.
+    fn abandon(&self) -> Error {
+        let (bytes, error) = self.with(|state| {
+            state.blocked = None;
+            (state.sender.in_batch(), state.sender.give_up())
+        });
+        // A write that the system has already goes on.
+        if bytes > 0 {
+            let (id, pipe, waited) = (self.shared.id, &self.shared.name, self.shared.linger);
+            tracing::warn!(
+                id, %pipe, bytes, ?waited,
+                "the peer does not read: what a shared sender had taken is lost"
+            );
+        }
+        error
+    }
+
     fn orphaned(&self) -> Error {
         Error::from_io("cannot write to", &self.shared.name, runtime_ended())
     }
 }
 
 impl State {
-    fn wake_flusher(&mut self) {
-        if let Some(flusher) = self.blocked.take() {
-            flusher.wake();
-        }
-    }
-
     /// How many bytes of those taken the system has.
     fn written(&self) -> u64 {
         self.taken.saturating_sub(self.sender.unsent() as u64)
-    }
-
-    /// Gives up what was taken, because nobody is left to be told.
-    fn abandon(&mut self) -> Error {
-        let bytes = self.sender.in_batch();
-        // A write that the system has already goes on.
-        if bytes > 0 {
-            let shared = &self.sender.shared;
-            let (id, pipe, waited) = (shared.id, &shared.name, shared.linger);
-            tracing::warn!(
-                id, %pipe, bytes, ?waited,
-                "the peer does not read: what a shared sender had taken is lost"
-            );
-        }
-        self.sender.give_up()
     }
 
     /// Whether more has come since the last time, and even more can.
@@ -338,27 +349,28 @@ async fn flush_when_dirty(flusher: Flusher) {
         queue.dirty.notified().await;
         // While more comes, more goes out in one write.
         let mut seen = 0;
-        while queue.lock().is_growing(&mut seen) {
+        while queue.with(|it| it.is_growing(&mut seen)) {
             yield_now().await;
         }
         let flushed = poll_fn(|cx| {
-            let mut state = queue.lock();
-            state.blocked = None;
-            if state.sender.has_closed() || state.sender.has_failed() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut flushed = state.sender.poll_flush_unpin(cx);
+            let mut flushed = queue.with(|state| {
+                state.blocked = None;
+                if state.sender.has_closed() || state.sender.has_failed() {
+                    return Poll::Ready(Ok(()));
+                }
+                let flushed = state.sender.poll_flush_unpin(cx);
+                if flushed.is_pending() {
+                    state.blocked = Some(cx.waker().clone());
+                }
+                flushed
+            });
             if flushed.is_pending() && queue.over.load(Relaxed) {
                 queue.shared.closing.poll_discard(&queue.shared.io, cx);
                 let deadline = deadline.get_or_insert_with(|| queue.shared.linger_deadline());
                 if deadline.poll(cx).is_ready() {
-                    flushed = Poll::Ready(Err(state.abandon()));
+                    flushed = Poll::Ready(Err(queue.abandon()));
                 }
             }
-            if flushed.is_pending() {
-                state.blocked = Some(cx.waker().clone());
-            }
-            drop(state);
             queue.progress.notify_waiters();
             flushed
         })
@@ -366,8 +378,8 @@ async fn flush_when_dirty(flusher: Flusher) {
         if let Err(error) = flushed {
             tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
         }
-        let state = queue.lock();
-        if state.sender.has_failed() || (queue.over.load(Relaxed) && state.sender.unsent() == 0) {
+        let over = queue.over.load(Relaxed);
+        if queue.with(|it| it.sender.has_failed() || (over && it.sender.unsent() == 0)) {
             return;
         }
     }
@@ -379,10 +391,10 @@ struct Flusher(Arc<Queue>);
 impl Drop for Flusher {
     /// The flusher goes only when nothing is left to write, or with its runtime.
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.blocked = None;
-        state.orphaned = true;
-        drop(state);
+        self.0.with(|state| {
+            state.blocked = None;
+            state.orphaned = true;
+        });
         self.0.progress.notify_waiters();
     }
 }
@@ -392,7 +404,9 @@ impl Drop for Senders {
         self.0.over.store(true, Relaxed);
         // Wherever it waits.
         self.0.dirty.notify_one();
-        self.0.lock().wake_flusher();
+        if let Some(flusher) = self.0.with(|it| it.blocked.take()) {
+            flusher.wake();
+        }
     }
 }
 
@@ -416,15 +430,22 @@ impl fmt::Debug for Queue {
 pub(crate) struct QueueRef(OnceLock<Weak<Queue>>);
 
 impl QueueRef {
-    /// Writes what there is, as far as that goes without waiting.
-    pub(crate) fn kick(&self, cx: &mut Context<'_>) {
+    /// Writes what there is, as far as that goes without waiting. What is left, the flusher will write.
+    pub(crate) fn kick(&self) {
         let Some(queue) = self.0.get().and_then(Weak::upgrade) else {
             return;
         };
-        let mut state = queue.lock();
-        if state.sender.unsent() > 0 && state.blocked.is_none() {
-            // What is left, the flusher will write; a failure, the next sender will be told.
-            let _: Poll<_> = state.sender.poll_flush_unpin(cx);
+        let is_left = queue.with(|state| {
+            if state.sender.unsent() == 0 || state.blocked.is_some() {
+                return false;
+            }
+            // A failure, the next sender will be told.
+            let mut cx = Context::from_waker(Waker::noop());
+            state.sender.poll_flush_unpin(&mut cx).is_pending()
+        });
+        if is_left {
+            queue.start();
+            queue.dirty.notify_one();
         }
     }
 }

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 use crate::sync::lock;
 
 /// Counts what was put into a queue and what became of it, which is in the same order, and tells
-/// those who flush.
+/// those who flush. It does so without its lock: waking a task, and forgetting it, runs code of whoever
+/// made its executor.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Counts>);
 
@@ -42,20 +43,24 @@ impl Tally {
         for flush in &mut counts.flushes {
             flush.lost += u64::from(!is_sent);
         }
-        for flush in counts.flushes.extract_if(.., |it| it.until <= finished) {
-            // Whoever does not wait any more needs no word.
-            let _ = flush.done.send(flush.lost);
-        }
+        let done = counts.flushes.extract_if(.., |it| it.until <= finished);
+        let done: Vec<_> = done.collect();
+        drop(counts);
+        done.into_iter().for_each(Flush::tell);
     }
 
     /// Nothing more goes out. How many are lost by that.
     pub(crate) fn end(&self) -> u64 {
         let mut counts = self.lock();
         counts.ended = true;
-        for flush in std::mem::take(&mut counts.flushes) {
-            let _ = flush.done.send(flush.lost + flush.until - counts.finished);
+        let mut done = std::mem::take(&mut counts.flushes);
+        for flush in &mut done {
+            flush.lost += flush.until - counts.finished;
         }
-        counts.left()
+        let left = counts.left();
+        drop(counts);
+        done.into_iter().for_each(Flush::tell);
+        left
     }
 
     /// Waits until all that was accepted before this call is with the system or lost. How many are
@@ -67,19 +72,30 @@ impl Tally {
             return Either::Left(ready(left));
         }
         let (done, flushed) = oneshot::channel();
-        counts.flushes.retain(|it| !it.done.is_closed());
+        let given_up = counts.flushes.extract_if(.., |it| it.done.is_closed());
+        let given_up: Vec<_> = given_up.collect();
         let until = counts.accepted;
         counts.flushes.push(Flush {
             until,
             lost: 0,
             done,
         });
+        drop(counts);
+        drop(given_up);
         // It always ends by a word, as every queue does.
         Either::Right(async move { flushed.await.unwrap_or(left) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
         lock(&self.0)
+    }
+}
+
+impl Flush {
+    /// Not to be called under a lock.
+    fn tell(self) {
+        // Whoever does not wait any more needs no word.
+        let _ = self.done.send(self.lost);
     }
 }
 

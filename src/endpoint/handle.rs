@@ -229,8 +229,10 @@ impl EndpointHandle {
         F: Future<Output = Result<R, BoxError>> + Send + 'static,
         R: Serialize,
     {
-        let handler = handlers::handler(handler);
-        self.0.handlers().on(action.into(), handler);
+        let (action, handler) = (action.into(), handlers::handler(handler));
+        // Not in one statement: the lock would be held to its end.
+        let replaced = self.0.handlers().on(action, handler);
+        drop(replaced);
     }
 
     /// Calls `handler` for every message from the program of this name, in place of the one that
@@ -244,8 +246,9 @@ impl EndpointHandle {
         F: Future<Output = Result<R, BoxError>> + Send + 'static,
         R: Serialize,
     {
-        let handler = handlers::handler(handler);
-        self.0.handlers().on_from(name.into(), handler);
+        let (name, handler) = (name.into(), handlers::handler(handler));
+        let replaced = self.0.handlers().on_from(name, handler);
+        drop(replaced);
     }
 
     /// Shuts the endpoint down. Does not wait:

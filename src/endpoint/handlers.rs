@@ -22,12 +22,15 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
-    pub(super) fn on(&mut self, action: String, handler: Handler) {
-        self.by_action.insert(action, handler);
+    /// Gives the one that was there before, to be dropped where no lock is held: that runs code of the
+    /// application's.
+    pub(super) fn on(&mut self, action: String, handler: Handler) -> Option<Handler> {
+        self.by_action.insert(action, handler)
     }
 
-    pub(super) fn on_from(&mut self, name: String, handler: Handler) {
-        self.by_sender.insert(name, handler);
+    /// The same.
+    pub(super) fn on_from(&mut self, name: String, handler: Handler) -> Option<Handler> {
+        self.by_sender.insert(name, handler)
     }
 
     /// The one for the action first.

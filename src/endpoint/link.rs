@@ -95,16 +95,30 @@ impl Pended {
 }
 
 impl Pending {
-    fn fail_sent(&mut self, reason: &str) {
-        for (_, Pended { asking, .. }) in self.requests.extract_if(|_, it| it.sent) {
-            let error = EndpointError::Unanswered {
-                to: asking.to,
-                action: asking.action,
-                reason: reason.into(),
-            };
-            // Whoever does not wait any more needs no word.
-            let _ = asking.reply.send(Err(error));
-        }
+    /// Those that were sent: to be told by [`fail`].
+    fn take_sent(&mut self) -> Vec<Pended> {
+        let sent = self.requests.extract_if(|_, it| it.sent);
+        sent.map(|(_, it)| it).collect()
+    }
+
+    /// Those that nobody waits for any more.
+    fn take_given_up(&mut self) -> Vec<Pended> {
+        let given_up = self.requests.extract_if(|_, it| !it.is_waited_for());
+        given_up.map(|(_, it)| it).collect()
+    }
+}
+
+/// Tells those whose reply does not come any more. Not under the lock: it wakes them, with code of
+/// whoever made their executor.
+fn fail(requests: Vec<Pended>, reason: &str) {
+    for Pended { asking, .. } in requests {
+        let error = EndpointError::Unanswered {
+            to: asking.to,
+            action: asking.action,
+            reason: reason.into(),
+        };
+        // Whoever does not wait any more needs no word.
+        let _ = asking.reply.send(Err(error));
     }
 }
 
@@ -190,8 +204,9 @@ impl Link {
     /// A request that is about to be sent.
     pub(super) fn expect(&self, id: u64, size: usize, asking: Asking) {
         let mut pending = self.pending();
+        let mut given_up = Vec::new();
         if pending.requests.len() >= pending.tidy_at {
-            pending.requests.retain(|_, it| it.is_waited_for());
+            given_up = pending.take_given_up();
             pending.tidy_at = 2 * pending.requests.len() + 16;
         }
         let pended = Pended {
@@ -200,6 +215,8 @@ impl Link {
             sent: false,
         };
         pending.requests.insert(id, pended);
+        drop(pending);
+        drop(given_up);
     }
 
     /// The request has been sent: its reply comes over this connection, or not at all.
@@ -208,9 +225,12 @@ impl Link {
         if let Some(pended) = pending.requests.get_mut(&id) {
             pended.sent = true;
         }
-        if let Some(reason) = pending.ended.clone() {
-            pending.fail_sent(&reason);
-        }
+        let Some(reason) = pending.ended.clone() else {
+            return;
+        };
+        let sent = pending.take_sent();
+        drop(pending);
+        fail(sent, &reason);
     }
 
     /// The request has not been sent, or its reply is there.
@@ -230,7 +250,8 @@ impl Link {
     /// A reply was left out, and whose it was is not known: none of those who wait for one is
     /// left waiting.
     pub(super) fn miss_reply(&self, reason: &str) {
-        self.pending().fail_sent(reason);
+        let sent = self.pending().take_sent();
+        fail(sent, reason);
     }
 
     /// No reply comes any more; the first reason is the one that counts. For requests of which the
@@ -238,8 +259,9 @@ impl Link {
     pub(super) fn end(&self, reason: &str) {
         let mut pending = self.pending();
         let reason = pending.ended.get_or_insert_with(|| reason.into()).clone();
-        pending.fail_sent(&reason);
+        let sent = pending.take_sent();
         drop(pending);
+        fail(sent, &reason);
         self.gone.cancel();
     }
 
@@ -269,9 +291,12 @@ impl Link {
     /// ever: a time that is far away.
     fn last_deadline(&self) -> Option<Instant> {
         let mut pending = self.pending();
-        pending.requests.retain(|_, it| it.is_waited_for());
+        let given_up = pending.take_given_up();
         let deadlines = pending.requests.values().map(|it| it.asking.deadline);
-        deadlines.map(|it| it.unwrap_or_else(far_away)).max()
+        let last = deadlines.map(|it| it.unwrap_or_else(far_away)).max();
+        drop(pending);
+        drop(given_up);
+        last
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

@@ -160,6 +160,8 @@ impl Shared {
         item: Item,
         in_turn: bool,
     ) -> Result<Pushed, EndpointError> {
+        // Let go of after the lock: it wakes the next one in line, with code of whoever made its executor.
+        let (room, turn);
         // Under the lock, so that no queue ends while something is put into it.
         let mut queues = lock(&self.queues);
         if self.shutdown.is_shut_down() {
@@ -169,7 +171,11 @@ impl Shared {
             Entry::Occupied(queue) => queue.into_mut(),
             Entry::Vacant(place) => place.insert(self.start(to, pipe)),
         };
-        let is_next = in_turn || handling::is_handler() || queue.room.turn.try_lock().is_ok();
+        let is_next = in_turn || handling::is_handler() || {
+            room = queue.room.clone();
+            turn = room.turn.try_lock();
+            turn.is_ok()
+        };
         let has_room = is_next && queue.waiting() < self.most();
         if !has_room && !queue.items.is_closed() {
             return Ok(Pushed::Full(item, queue.room.clone()));
@@ -226,15 +232,18 @@ impl Shared {
     /// Waits until all that was accepted before is with the system or given up: for one program, or
     /// for all.
     pub(super) async fn flush(&self, pipe: Option<&PipeName>) -> Result<(), EndpointError> {
-        let flushing: Vec<_> = {
+        let asked: Vec<_> = {
             let queues = lock(&self.queues);
             let asked = queues
                 .iter()
                 .filter(|(it, _)| pipe.is_none_or(|pipe| pipe == *it));
             asked
-                .map(|(_, queue)| (queue.to.clone(), queue.tally.flushed()))
+                .map(|(_, queue)| (queue.to.clone(), queue.tally.clone()))
                 .collect()
         };
+        // All from this moment on, and not each from when its turn comes.
+        let flushing = asked.into_iter().map(|(to, tally)| (to, tally.flushed()));
+        let flushing: Vec<_> = flushing.collect();
         let flushed = flushing.into_iter().map(async |(to, it)| (to, it.await));
         let lost = join_all(flushed).await.into_iter().find(|it| it.1 > 0);
         match lost {

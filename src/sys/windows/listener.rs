@@ -162,9 +162,12 @@ impl Listener {
     ///
     /// When one that should wait cannot; those that wait will do for now.
     fn top_up(&mut self, waker: Option<&Waker>) -> io::Result<()> {
+        // Cloned before the lock and dropped after it: both run code of whoever made the executor.
+        let waiting = waker.cloned();
         let mut state = self.pool.lock();
-        if let Some(waker) = waker {
-            state.waker = Some(waker.clone());
+        let mut before = None;
+        if waiting.is_some() {
+            before = std::mem::replace(&mut state.waker, waiting);
         }
         let mut result = Ok(());
         while state.waiting < self.pool.backlog
@@ -183,6 +186,7 @@ impl Listener {
         }
         let fresh = std::mem::take(&mut state.fresh);
         drop(state);
+        drop(before);
         for instance in fresh {
             match Connecting::new(instance) {
                 Ok(connecting) => self.connecting.push(connecting),
@@ -237,16 +241,17 @@ impl Drop for Slot {
         if !state.open || state.waiting > 0 {
             return;
         }
-        match self.0.factory.create(false) {
-            Ok(instance) => {
-                state.fresh.push(instance);
-                state.waiting += 1;
-            }
+        let created = self.0.factory.create(false).map(|instance| {
+            state.fresh.push(instance);
+            state.waiting += 1;
+        });
+        let waker = state.waker.take();
+        drop(state);
+        if let Err(error) = created {
             // `poll_accept` will try again, and report it.
-            Err(error) => tracing::warn!(%error, "cannot make the next pipe instance yet"),
+            tracing::warn!(%error, "cannot make the next pipe instance yet");
         }
-        if let Some(waker) = state.waker.take() {
-            drop(state);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
