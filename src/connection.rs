@@ -264,9 +264,11 @@ impl Shared {
         self.closing.drained(&self.io).await
     }
 
-    pub(crate) fn closed(&self) -> Error {
+    /// Why nothing more can be sent.
+    pub(crate) fn closed(&self, by_this_end: bool) -> Error {
         Error::Closed {
             pipe: self.name.clone(),
+            by_this_end,
         }
     }
 }

@@ -115,11 +115,13 @@ pub enum Error {
     },
     /// The connection is closed, and what is sent cannot reach the peer: it has left, or this end was
     /// closed.
-    #[error("the peer of {pipe} closed the connection")]
+    #[error("{}", closed(pipe, *by_this_end))]
     #[non_exhaustive]
     Closed {
         /// The connection's pipe.
         pipe: PipeName,
+        /// Whether this end was closed, and the peer may still be there.
+        by_this_end: bool,
     },
     /// The server was shut down: it accepts nobody any more.
     #[error("the server on {pipe} is shut down")]
@@ -225,7 +227,10 @@ impl Error {
             ErrorKind::BrokenPipe
             | ErrorKind::ConnectionReset
             | ErrorKind::ConnectionAborted
-            | ErrorKind::NotConnected => Error::Closed { pipe },
+            | ErrorKind::NotConnected => Error::Closed {
+                pipe,
+                by_this_end: false,
+            },
             ErrorKind::PermissionDenied => Error::AccessDenied {
                 pipe,
                 action,
@@ -236,6 +241,13 @@ impl Error {
                 source,
             },
         }
+    }
+}
+
+fn closed(pipe: &PipeName, by_this_end: bool) -> String {
+    match by_this_end {
+        true => format!("this end of {pipe} was closed"),
+        false => format!("the peer of {pipe} closed the connection"),
     }
 }
 

@@ -173,7 +173,7 @@ impl Outgoing {
                 // Before anything is taken: from there on there must be no waiting.
                 poll_fn(|cx| self.sender.poll_ready_unpin(cx)).await?;
                 let next = self.queue.recv().await;
-                let message = next.ok_or_else(|| self.sender.shared.closed())?;
+                let message = next.ok_or_else(|| self.sender.shared.closed(true))?;
                 let len = message.len();
                 self.sender.start_send_unpin(message)?;
                 *self.on_its_way.insert(len)

@@ -59,8 +59,10 @@ enum SendState {
     Closing(ReusableBoxFuture<'static, io::Result<()>>),
     /// The peer has everything.
     Closed,
-    /// Something was lost.
+    /// The peer has left, or writing has failed.
     Failed,
+    /// The linger deadline has passed.
+    GivenUp,
 }
 
 impl PipeSender {
@@ -142,7 +144,13 @@ impl PipeSender {
 
     /// Whether something was lost.
     pub(crate) fn has_failed(&self) -> bool {
-        matches!(self.state, SendState::Failed)
+        matches!(self.state, SendState::Failed | SendState::GivenUp)
+    }
+
+    /// Why nothing more can be sent.
+    pub(crate) fn closed(&self) -> Error {
+        let failed = matches!(self.state, SendState::Failed);
+        self.shared.closed(!failed)
     }
 
     /// Sends what was fed, and ends this direction when the peer has read everything.
@@ -209,7 +217,7 @@ impl PipeSender {
     #[inline]
     pub(crate) fn take(&mut self, message: &mut Bytes) -> Result<(), Error> {
         if !matches!(self.state, SendState::Open) {
-            return Err(self.shared.closed());
+            return Err(self.closed());
         }
         let header = self.codec.header(message.len())?;
         self.shared.counters.sent(message.len());
@@ -239,7 +247,7 @@ impl PipeSender {
     /// At the linger deadline.
     pub(crate) fn give_up(&mut self) -> Error {
         let rest_is_lost = !self.batch.is_empty();
-        self.state = SendState::Failed;
+        self.state = SendState::GivenUp;
         self.batch.clear();
         timed_out(&self.shared.name, self.shared.linger, rest_is_lost)
     }
@@ -257,7 +265,7 @@ impl PipeSender {
                 let result = ready!(drained.poll(cx));
                 Poll::Ready(self.finish(result))
             }
-            SendState::Failed => Poll::Ready(Err(self.shared.closed())),
+            SendState::Failed | SendState::GivenUp => Poll::Ready(Err(self.closed())),
             SendState::Open | SendState::Ended | SendState::Closed => Poll::Ready(Ok(())),
         }
     }
@@ -277,7 +285,7 @@ impl PipeSender {
     /// Closing has come to its end: whether the peer has everything.
     pub(crate) fn finish(&mut self, drained: io::Result<()>) -> Result<(), Error> {
         if self.has_failed() {
-            return Err(self.shared.closed());
+            return Err(self.closed());
         }
         self.state = match drained {
             Ok(()) => SendState::Closed,
@@ -288,8 +296,8 @@ impl PipeSender {
 
     /// Hands everything that was taken to the system.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if let SendState::Closed | SendState::Failed = self.state {
-            return Poll::Ready(Err(self.shared.closed()));
+        if self.has_closed() || self.has_failed() {
+            return Poll::Ready(Err(self.closed()));
         }
         let result = ready!(self.batch.poll_write(cx, &self.shared.io));
         Poll::Ready(result.map_err(|e| {
@@ -314,7 +322,7 @@ impl Sink<Bytes> for PipeSender {
                     false => this.poll_drain(cx),
                 }
             }
-            _ => Poll::Ready(Err(this.shared.closed())),
+            _ => Poll::Ready(Err(this.closed())),
         }
     }
 

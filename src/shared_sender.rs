@@ -247,8 +247,11 @@ impl Queue {
     fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
         self.start();
         let was_idle = self.with(|state| {
-            if self.closing.load(Relaxed) || state.sender.has_failed() {
-                return Err(self.shared.closed());
+            if state.sender.has_failed() {
+                return Err(state.sender.closed());
+            }
+            if self.closing.load(Relaxed) {
+                return Err(self.shared.closed(true));
             }
             if state.orphaned {
                 return Err(self.orphaned());
@@ -277,7 +280,7 @@ impl Queue {
             progress.as_mut().enable();
             let is_written = self.with(|state| {
                 if state.sender.has_failed() {
-                    return Err(self.shared.closed());
+                    return Err(state.sender.closed());
                 }
                 let is_written = state.written() >= taken;
                 match state.orphaned && !is_written {

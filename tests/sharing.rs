@@ -181,6 +181,32 @@ async fn closing_waits_for_the_peer_and_ends_it_for_all_clones() {
 }
 
 #[tokio::test]
+async fn whoever_cannot_send_is_told_which_end_was_closed() {
+    let (sender, mut server) = shared().await;
+    let (closed, end) = within(async { tokio::join!(sender.close(), server.next()) }).await;
+    closed.unwrap();
+    assert!(end.is_none());
+    let error = sender.send("too late".into()).await.unwrap_err();
+    assert!(error.to_string().starts_with("this end of "), "{error}");
+
+    let (sender, server) = shared().await;
+    drop(server);
+    let sending = async {
+        loop {
+            if let Err(error) = sender.send("hello".into()).await {
+                break error;
+            }
+        }
+    };
+    let error = within(sending).await;
+    assert!(error.to_string().starts_with("the peer of "), "{error}");
+    within(sender.close()).await.unwrap_err();
+    // That came first.
+    let error = sender.send("hello".into()).await.unwrap_err();
+    assert!(error.to_string().starts_with("the peer of "), "{error}");
+}
+
+#[tokio::test]
 async fn closing_ends_at_the_linger_deadline() {
     let name = unique_name("linger");
     let server = PipeServer::builder(&name);
@@ -191,6 +217,8 @@ async fn closing_ends_at_the_linger_deadline() {
     sender.send(sample(300_000, 0)).await.unwrap();
     let error = within(sender.close()).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    let error = sender.send("too late".into()).await.unwrap_err();
+    assert!(error.to_string().starts_with("this end of "), "{error}");
 }
 
 #[tokio::test]

@@ -176,7 +176,10 @@ impl Link {
         };
         tokio::select! {
             biased;
-            () = self.gone.cancelled() => Err(Error::Closed { pipe: self.pipe.clone() }),
+            () = self.gone.cancelled() => Err(Error::Closed {
+                pipe: self.pipe.clone(),
+                by_this_end: false,
+            }),
             written = writing => written,
         }
     }
@@ -192,6 +195,7 @@ impl Link {
         if writer.has_failed() || (has_left && writer.unsent() > 0) {
             return Err(Error::Closed {
                 pipe: self.pipe.clone(),
+                by_this_end: false,
             });
         }
         match has_left {
