@@ -218,6 +218,36 @@ async fn more_requests_in_turn_than_may_wait_are_errors_soon() {
     }
 }
 
+#[tokio::test]
+async fn a_handler_that_cannot_ask_is_told_which_bound_is_in_its_way() {
+    type Bound = fn(EndpointBuilder) -> EndpointBuilder;
+    let bounds: [(Bound, _); 2] = [
+        (|it| it.waiting_handlers(1), "waiting_handlers allows 1"),
+        (|it| it.bytes_in_hand(10), "bytes_in_hand allows 160"),
+    ];
+    for (bound, text) in bounds {
+        let [asking, asked, absent] = ["asking", "asked", "absent"].map(unique_name);
+        let builder = bound(Endpoint::builder(&asked).request_timeout(PATIENCE));
+        let asked_too = builder.bind_with(|handle| {
+            let own = handle.clone();
+            handle.on("ask", move |message| {
+                let (own, absent) = (own.clone(), absent.clone());
+                async move { Ok(own.request(&absent, "never", message.data).await?) }
+            });
+        });
+        let _asked = tokio::spawn(asked_too.unwrap().run());
+        let asking = Endpoint::builder(&asking).request_timeout(PATIENCE);
+        let asking = asking.bind().unwrap();
+        let handle = asking.handle();
+        let _asking = tokio::spawn(asking.run());
+        // The first one waits for somebody who never comes.
+        let ask = || handle.request(&asked, "ask", "x".repeat(200));
+        let mut all = FuturesUnordered::from_iter([ask(), ask()]);
+        let error = within(all.next()).await.unwrap().unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_can_ask_each_other_in_turn_with_more_bytes_than_may_be_in_hand() {
     for n in 2..=3 {

@@ -20,9 +20,11 @@ pub enum EndpointError {
         messages: usize,
     },
     /// A handler's request was not made: so many handlers of one connection wait for other programs
-    /// already that what would be read meanwhile has no bound otherwise.
+    /// already, or so many bytes of messages are in their hands, that what would be read meanwhile has no
+    /// bound otherwise.
     #[error(
-        "{to} was not asked: {handlers} handlers of one connection wait for other programs already"
+        "{to} was not asked: {handlers} handlers of one connection, with {bytes} bytes of messages, wait \
+         for other programs already; {bound} allows {most}"
     )]
     #[non_exhaustive]
     TooManyWait {
@@ -30,6 +32,12 @@ pub enum EndpointError {
         to: String,
         /// How many wait.
         handlers: usize,
+        /// How long their messages are in all, as JSON, in bytes.
+        bytes: usize,
+        /// The option whose bound was reached: `waiting_handlers`, or `bytes_in_hand`.
+        bound: &'static str,
+        /// How many handlers it allows to wait, or with how many bytes.
+        most: usize,
     },
     /// The data cannot be sent as JSON. Nothing was sent.
     #[error("the data of {action:?} cannot be sent: {reason}")]

@@ -152,12 +152,22 @@ impl Waiting {
         };
         if *waits_for == 0 {
             let load = &handling.load;
-            let (before, bytes) = load.begin(&handling);
-            if before >= load.most.0 || bytes >= load.most.1 {
+            let (handlers, bytes) = load.begin(&handling);
+            let bounds = [
+                ("waiting_handlers", handlers, load.most.0),
+                ("bytes_in_hand", bytes, load.most.1),
+            ];
+            let reached = bounds
+                .into_iter()
+                .find(|(_, waiting, most)| waiting >= most);
+            if let Some((bound, _, most)) = reached {
                 load.end(&handling);
                 return Err(EndpointError::TooManyWait {
                     to: to.into(),
-                    handlers: before,
+                    handlers,
+                    bytes,
+                    bound,
+                    most,
                 });
             }
         }
