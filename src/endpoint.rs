@@ -226,7 +226,7 @@ pub enum EndpointEvent {
         to: String,
         /// The message.
         envelope: Envelope,
-        /// Why: [`EndpointError::Undelivered`], or that the endpoint is shut down.
+        /// Why: [`EndpointError::Undelivered`].
         error: EndpointError,
     },
     /// Something went wrong, and the endpoint goes on.

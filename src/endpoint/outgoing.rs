@@ -22,6 +22,9 @@ use crate::{Error, PipeClient, PipeName};
 /// Nothing is won by it once the other program does not read at all.
 const MOMENT: Duration = Duration::from_millis(5);
 
+/// What was in the way of messages that are left when the endpoint has drained for long enough.
+const SHUT_DOWN: &str = "this endpoint was shut down";
+
 /// A message that was accepted for sending.
 #[derive(Debug)]
 pub(super) struct Item {
@@ -284,7 +287,8 @@ impl Destination {
         }
         self.cut(ENDED);
         while let Some(accepted) = self.take_left() {
-            self.give_back(accepted, endpoint.shut_down().into()).await;
+            let error = self.undelivered(&accepted, SHUT_DOWN.into());
+            self.give_back(accepted, error).await;
         }
     }
 
@@ -497,12 +501,17 @@ impl Destination {
             return;
         };
         let reason = lock(&self.trouble).clone();
-        let error = EndpointError::Undelivered {
+        let reason = reason.unwrap_or_else(|| "its turn did not come".into());
+        let error = self.undelivered(&accepted, reason);
+        self.give_back(accepted, error).await;
+    }
+
+    fn undelivered(&self, accepted: &Accepted, reason: String) -> EndpointError {
+        EndpointError::Undelivered {
             to: self.to.clone(),
             waited: accepted.since.elapsed(),
-            reason: reason.unwrap_or_else(|| "its turn did not come".into()),
-        };
-        self.give_back(accepted, error).await;
+            reason,
+        }
     }
 
     async fn give_back(&self, accepted: Accepted, error: EndpointError) {
@@ -532,14 +541,10 @@ impl Drop for Destination {
         self.room.made.notify_waiters();
         self.room.taken.notify_waiters();
         let mut messages = 0;
-        while let Some(accepted) = self.take_left() {
+        while let Some(mut accepted) = self.take_left() {
             messages += 1;
-            if let Some(asking) = accepted.item.asking {
-                let error = EndpointError::Undelivered {
-                    to: asking.to,
-                    waited: accepted.since.elapsed(),
-                    reason: ENDED.into(),
-                };
+            if let Some(asking) = accepted.item.asking.take() {
+                let error = self.undelivered(&accepted, ENDED.into());
                 let _ = asking.reply.send(Err(error));
             }
         }
