@@ -22,6 +22,7 @@ use crate::server::Listening;
 use crate::sync::{lock, until};
 use crate::{Access, BoxError, Error, MessageCodec, PipeName, PipeServer, ShutdownHandle};
 
+mod brief;
 mod conversation;
 mod envelope;
 mod error;
@@ -37,6 +38,7 @@ pub use envelope::Envelope;
 pub use error::EndpointError;
 pub use handle::EndpointHandle;
 
+use brief::brief;
 use conversation::Conversation;
 use handlers::Handlers;
 
@@ -578,6 +580,7 @@ impl Endpoint {
             match event {
                 EndpointEvent::Ready => tracing::debug!(%endpoint, "ready"),
                 EndpointEvent::Message(Envelope { action, from, .. }) => {
+                    let (action, from) = (brief(&action), brief(&from));
                     tracing::warn!(%endpoint, %action, %from, "there is no handler for it");
                 }
                 EndpointEvent::Undelivered {
@@ -585,10 +588,14 @@ impl Endpoint {
                     envelope,
                     error,
                 } => {
-                    let action = &envelope.action;
-                    tracing::warn!(%endpoint, %to, %action, error = %chain(&error), "undelivered");
+                    let (action, error) = (brief(&envelope.action), chain(&error).to_string());
+                    let error = brief(&error);
+                    tracing::warn!(%endpoint, %to, %action, %error, "undelivered");
                 }
-                EndpointEvent::Error(error) => tracing::warn!(%endpoint, error = %chain(&error)),
+                EndpointEvent::Error(error) => {
+                    let error = chain(&error).to_string();
+                    tracing::warn!(%endpoint, error = %brief(&error));
+                }
                 EndpointEvent::Closed => tracing::debug!(%endpoint, "closed"),
             }
         }
@@ -740,7 +747,8 @@ struct Untold<'a>(&'a Shared, Option<EndpointEvent>);
 impl Drop for Untold<'_> {
     fn drop(&mut self) {
         if let Some(event) = &self.1 {
-            tracing::warn!(endpoint = %self.0.name, ?event, "dropped before it was read");
+            let event = brief::event(event);
+            tracing::warn!(endpoint = %self.0.name, %event, "dropped before it was read");
         }
     }
 }

@@ -1477,6 +1477,39 @@ async fn that_nobody_reads_the_events_is_logged_once_until_they_were_read() {
 }
 
 #[tokio::test]
+async fn the_log_says_whose_message_is_lost_and_how_long_it_is_but_not_what_is_in_it() {
+    let (log, _logging) = Log::begin();
+    tracing::callsite::rebuild_interest_cache();
+    let name = unique_name("untold");
+    let endpoint = bind(patient(&name)).await;
+    let mut client = Raw::connect(&name).await;
+    let action = format!("open{}", "n".repeat(10_000));
+    let message = json!({"action": action, "from": "raw", "data": "secret".repeat(1000)});
+    for _ in 0..100 {
+        client.says(&message).await;
+    }
+    // One waits for room among the events.
+    assert!(stays_pending(&mut std::future::pending::<()>()).await);
+    drop(endpoint);
+    within(async {
+        while !log.text().contains("dropped before it was read") {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let text = log.text();
+    let lost = text.lines().find(|it| it.contains("dropped before"));
+    let lost = lost.unwrap();
+    let bytes = message.to_string().len();
+    assert!(
+        lost.contains("message \"opennn") && lost.contains("from \"raw\""),
+        "{lost}"
+    );
+    assert!(lost.contains(&format!("of {bytes} bytes")), "{lost}");
+    assert!(!text.contains("secret") && lost.len() < 1000, "{lost}");
+}
+
+#[tokio::test]
 async fn shutting_down_delivers_what_was_accepted_and_then_closes() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("shutdown-{it}")));
     let (_to, mut hears) = collecting(&b, "count").await;

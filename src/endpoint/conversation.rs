@@ -13,6 +13,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::brief::brief;
 use super::envelope::{self, Incoming, Malformed};
 use super::handling::{self, InHand, Load};
 use super::link::{ENDED, LEFT, Link, why};
@@ -376,6 +377,7 @@ async fn answer(
         sent = reply("", Err("the reply is above the limit")).await;
     }
     if let Err(error) = sent {
+        let action = brief(action);
         tracing::warn!(endpoint = %endpoint.name, %action, %error, "cannot reply");
     }
 }
