@@ -318,6 +318,27 @@ async fn a_server_accepts_and_a_connection_closes_behind_a_filter() {
 }
 
 #[tokio::test]
+async fn a_server_that_a_filter_keeps_from_accepting_ends_with_the_error() {
+    let test = "a_server_that_a_filter_keeps_from_accepting_ends_with_the_error";
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return;
+    };
+    let (_folder, path) = place();
+    let mut server = PipeServer::bind(&path).unwrap();
+    let error = role.parse().unwrap();
+    refuse(&[libc::SYS_accept4, libc::SYS_accept], error);
+    let _client = within(PipeClient::connect(&path)).await.unwrap();
+    let refused = within(server.accept()).await.unwrap_err();
+    let system = std::io::Error::from_raw_os_error(error);
+    assert_eq!(refused.kind(), system.kind(), "{refused}");
+    let error = within(server.accept()).await.unwrap_err();
+    assert!(matches!(error, Error::ShutDown { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
     let test = "a_peer_is_unknown_where_a_filter_refuses_to_tell";
     let Some(role) = role() else {

@@ -10,7 +10,7 @@
 //! | `fchmodat` with `AT_SYMLINK_NOFOLLOW` | glibc before 2.32; later ones and musl without /proc | the next |
 //! | /proc/self/fd | chroots, mount namespaces | plain `chmod`, where nobody else can put a link in the file's place; else an error that names all of them |
 //! | `O_PATH` | outside of Linux | `fchmodat`, which is a system call there |
-//! | `accept4` | filters | `accept` and `fcntl`; outside of Linux always |
+//! | `accept4` | filters | `accept` and `fcntl`; outside of Linux always. Without `accept`, the server ends with the error |
 //! | `SO_PEERCRED`, `getpeereid` | filters | the peer is unknown, and verified by nobody |
 //! | /proc/self/uid_map | chroots, user namespaces | a user whose number may be that of the unknown is unknown |
 //! | `SIOCOUTQ` | filters; outside of Linux | closing does not wait for the peer, which is logged once |

@@ -8,7 +8,9 @@ pub(crate) fn passes(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
     };
-    // accept(2): a client that has left, or was refused; a lack of descriptors or memory.
+    // accept(2): a client that has left; a lack of descriptors or memory. Not EPERM, which is there for
+    // the firewalls of networks: no firewall sees these sockets. Here it is a filter (seccomp(2)) or
+    // another rule of the system's for this process, and those do not pass.
     let accepting = [
         libc::EAGAIN,
         libc::ECONNABORTED,
@@ -17,7 +19,6 @@ pub(crate) fn passes(error: &io::Error) -> bool {
         libc::ENFILE,
         libc::ENOBUFS,
         libc::ENOMEM,
-        libc::EPERM,
         libc::EPROTO,
     ];
     // "Already-pending network errors on the new socket", of which accept(2) says that they are to
