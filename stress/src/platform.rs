@@ -155,6 +155,10 @@ pub(crate) fn descriptors() -> Option<usize> {
 /// How much memory of this process is in use, in bytes, where the system tells.
 pub(crate) fn memory() -> Option<u64> {
     // proc(5): size and resident, in pages, which have 4 KiB on the machines that this runs on.
+    if !cfg!(target_os = "linux") {
+        // Under Wine there is such a file, but no word of descriptors.
+        return None;
+    }
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * 4096)

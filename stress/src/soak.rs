@@ -27,6 +27,9 @@ const DESCRIPTORS: usize = 32;
 const WARM: f64 = 0.4;
 const END: f64 = 0.8;
 
+/// How often it has to be looked how much is in use while it warms up.
+const LOOKS: u32 = 4;
+
 pub(crate) fn run(run: &Run) -> Result<String> {
     multi_thread()?.block_on(soak(run))
 }
@@ -75,22 +78,29 @@ async fn soak(run: &Run) -> Result<String> {
         });
     }
 
-    let mut warm = (0, 0);
+    let (mut warm, mut looks) = ((0, 0), 0);
     let mut end: Option<(u64, usize)> = None;
-    while run.goes_on() {
-        sleep(Duration::from_millis(50)).await;
-        let (Some(memory), Some(descriptors)) = (platform::memory(), platform::descriptors())
-        else {
-            continue;
-        };
-        match run.passed() {
-            ..WARM => warm = (warm.0.max(memory), warm.1.max(descriptors)),
-            END.. => {
-                let least = end.unwrap_or((memory, descriptors));
-                end = Some((least.0.min(memory), least.1.min(descriptors)));
+    loop {
+        // The last time when the time is over: however short it is, there is an end to look at.
+        let is_over = !run.goes_on();
+        let passed = if is_over { 1.0 } else { run.passed() };
+        if let (Some(memory), Some(descriptors)) = (platform::memory(), platform::descriptors()) {
+            match passed {
+                ..WARM => {
+                    warm = (warm.0.max(memory), warm.1.max(descriptors));
+                    looks += 1;
+                }
+                END.. => {
+                    let least = end.unwrap_or((memory, descriptors));
+                    end = Some((least.0.min(memory), least.1.min(descriptors)));
+                }
+                _ => {}
             }
-            _ => {}
         }
+        if is_over {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
     }
     while let Some(done) = tasks.join_next().await {
         done??;
@@ -104,14 +114,15 @@ async fn soak(run: &Run) -> Result<String> {
 
     let done = count(messages.load(Relaxed));
     let Some((memory, descriptors)) = end else {
-        ensure!(
-            platform::memory().is_none(),
-            "too short: nothing was measured at the end"
-        );
         return Ok(format!(
             "{done} messages; only Linux tells how much memory and how many descriptors are in use"
         ));
     };
+    ensure!(
+        looks >= LOOKS,
+        "too short: it was looked {looks} times how much is in use while it warmed up, and {LOOKS} are \
+         needed; take --seconds 2 at least, and more on a busy machine"
+    );
     let grown = memory.saturating_sub(warm.0);
     ensure!(
         grown <= MEMORY,
