@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use asyncipc::{DisconnectReason, Error, Event, Overflow, PipeClient, PipeHub, PipeServer};
+use asyncipc::{DisconnectReason, Error, Event, Overflow, PipeHub, PipeServer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::run::{
-    HANG, Result, Run, SOON, count, ensure, fail, length, lock, multi_thread, number, numbered,
+    Result, Run, SOON, connect, count, ensure, fail, length, lock, multi_thread, number, numbered,
     unique, within,
 };
 
@@ -240,8 +240,7 @@ async fn client(
     mut rng: SmallRng,
     over: Arc<AtomicBool>,
 ) -> Result<Seen> {
-    let builder = PipeClient::builder(&name).timeout(HANG);
-    let mut conn = within(format!("client {client} connects"), builder.connect()).await??;
+    let mut conn = connect(format!("client {client}"), &name).await?;
     let mut seen = Seen {
         client,
         kind,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use asyncipc::BoxError;
+use asyncipc::{BoxError, PipeClient, PipeConnection};
 use bytes::{BufMut, Bytes, BytesMut};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -184,6 +184,12 @@ pub(crate) async fn within_time<F: Future>(
     let output = tokio::time::timeout(limit, future).await;
     drop(place);
     output.map_err(|_| format!("hung for {limit:?}: {what}").into())
+}
+
+/// Connects to a server that may have no room for long.
+pub(crate) async fn connect(who: impl Display, name: &str) -> Result<PipeConnection> {
+    let builder = PipeClient::builder(name).timeout(HANG);
+    Ok(within(format!("{who} connects"), builder.connect()).await??)
 }
 
 /// Polls `future` until it has been pending `polls` times, and drops it then.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use asyncipc::{Endpoint, Event, PipeClient, PipeHub, PipeServer};
+use asyncipc::{Endpoint, Event, PipeHub, PipeServer};
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::platform;
 use crate::run::{
-    HANG, Result, Run, SOON, count, ensure, length, multi_thread, numbered, unique, within,
+    Result, Run, SOON, connect, count, ensure, length, multi_thread, numbered, unique, within,
 };
 
 /// How much more memory may be in use at the end than at the most while it warmed up.
@@ -162,8 +162,7 @@ async fn echo(mut hub: PipeHub) {
 
 /// A client that comes, has some messages echoed, and goes.
 async fn talk(name: &str, rng: &mut SmallRng) -> Result<u64> {
-    let builder = PipeClient::builder(name).timeout(HANG);
-    let mut conn = within("a client connects", builder.connect()).await??;
+    let mut conn = connect("a client", name).await?;
     let messages = rng.random_range(1..100);
     for n in 0..messages {
         let message = numbered(n, length(rng, 500_000));
@@ -183,8 +182,7 @@ async fn talk(name: &str, rng: &mut SmallRng) -> Result<u64> {
 /// The same by several tasks that share a sender.
 async fn share(name: &str, rng: &mut SmallRng) -> Result<u64> {
     const TASKS: u64 = 4;
-    let builder = PipeClient::builder(name).timeout(HANG);
-    let conn = within("a client connects", builder.connect()).await??;
+    let conn = connect("a client", name).await?;
     let (sender, mut receiver) = conn.split();
     let sender = sender.into_shared();
     let each = rng.random_range(1..200);

@@ -2,14 +2,14 @@
 
 use std::future::IntoFuture;
 
-use asyncipc::{PipeClient, PipeServer};
+use asyncipc::PipeServer;
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 
 use crate::run::{
-    HANG, Result, Run, count, ensure, length, multi_thread, number, numbered, unique, within,
+    Result, Run, connect, count, ensure, length, multi_thread, number, numbered, unique, within,
 };
 
 /// How many clients a wave has at most. Under Wine each takes far longer.
@@ -71,8 +71,7 @@ async fn storm(run: &Run) -> Result<String> {
 
 /// Comes, has one message echoed, and leaves in one way or another. Gives the message's length.
 async fn client(name: String, client: u64, mut rng: SmallRng) -> Result<usize> {
-    let builder = PipeClient::builder(&name).timeout(HANG);
-    let mut conn = within(format!("client {client} connects"), builder.connect()).await??;
+    let mut conn = connect(format!("client {client}"), &name).await?;
     let message = numbered(client, length(&mut rng, 50_000));
     within(format!("client {client} sends"), conn.send(message.clone())).await??;
     let echo = within(format!("client {client} waits for its echo"), conn.next()).await?;
