@@ -16,9 +16,8 @@ use std::sync::{Arc, Mutex};
 
 use asyncipc::unix::ServerBuilderExt;
 use asyncipc::{Error, PipeClient, PipeServer};
-use common::{itself, role, run_as, skipped, within};
+use common::{itself, mode, place, role, run_as, skipped, within};
 use futures::{SinkExt, StreamExt};
-use tempfile::TempDir;
 
 /// fchmodat2(2), which not every libc has a name for.
 const FCHMODAT2: libc::c_long = 452;
@@ -26,10 +25,6 @@ const FCHMODAT2: libc::c_long = 452;
 /// Modes that one can ask for, and umasks that keep some, all or none of their bits.
 const MODES: [u32; 3] = [0o600, 0o660, 0o666];
 const UMASKS: [libc::mode_t; 3] = [0o022, 0o077, 0o777];
-
-fn mode(path: impl AsRef<Path>) -> u32 {
-    fs::symlink_metadata(path).unwrap().mode() & 0o7777
-}
 
 /// Runs the test once more in a process whose temporary folder is one of its own that is for all, as
 /// /tmp is, and that has no other one for sockets.
@@ -41,13 +36,6 @@ fn again_in_a_folder_for_all(test: &str) {
         .env("TMPDIR", temporary.path())
         .env_remove("XDG_RUNTIME_DIR");
     run_as(temporary.path().to_str().unwrap(), &mut command);
-}
-
-/// A folder of its own, and the path of a socket in it.
-fn place() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("it.sock");
-    (folder, path)
 }
 
 /// Sets the umask of this process, which has to be one of its own.

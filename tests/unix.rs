@@ -18,21 +18,9 @@ use std::time::Duration;
 use asyncipc::unix::ServerBuilderExt;
 use asyncipc::{Access, Error, PipeClient, PipeConnection, PipeName, PipeServer};
 use bytes::Bytes;
-use common::{PATIENCE, fill, itself, pair, role, run_as, sample, skipped, unique_name, within};
+use common::{fill, itself, mode, pair, place, role, run_as, sample, skipped, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
-use tempfile::TempDir;
-
-fn mode(path: impl AsRef<Path>) -> u32 {
-    fs::symlink_metadata(path).unwrap().mode() & 0o7777
-}
-
-/// A folder of its own, and the path of a socket in it.
-fn place() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("it.sock");
-    (folder, path)
-}
 
 /// Leaves a socket file behind, as a server does that is killed.
 fn leave_stale(path: &Path) {
@@ -901,32 +889,6 @@ async fn a_folder_that_does_not_exist_is_named_as_what_is_missing() {
         error.to_string().contains("its folder does not exist"),
         "{error}"
     );
-}
-
-/// At its limit it does not ask for clients, of whom the system has told.
-#[test]
-fn a_server_that_waits_elsewhere_for_a_place_is_told_when_its_runtime_ends() {
-    let (_folder, path) = place();
-    let [own, other] = [(); 2].map(|()| tokio::runtime::Runtime::new().unwrap());
-    let (mut server, _conns) = own.block_on(async {
-        let builder = PipeServer::builder(&path).max_connections(1);
-        let mut server = builder.bind().unwrap();
-        let client = within(PipeClient::connect(&path)).await.unwrap();
-        let accepted = within(server.accept()).await.unwrap();
-        let waiting = within(PipeClient::connect(&path)).await.unwrap();
-        (server, (client, accepted, waiting))
-    });
-    let accepted = other.block_on(async {
-        // It has looked by then, and looks again only when it is told.
-        let accepting =
-            async { tokio::join!(server.accept(), async { own.shutdown_background() }).0 };
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(PATIENCE) => panic!("nobody has told it"),
-            accepted = accepting => accepted,
-        }
-    });
-    assert!(matches!(accepted, Err(Error::Io { .. })), "{accepted:?}");
 }
 
 /// More connections than are watched for writing from the start, unless there are very many

@@ -130,6 +130,21 @@ pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
     (client.unwrap(), accepted.unwrap())
 }
 
+/// A folder of its own, and the path of a socket in it.
+#[cfg(unix)]
+pub fn place() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("it.sock");
+    (folder, path)
+}
+
+/// The mode of what is at the path, and not of what that leads to.
+#[cfg(unix)]
+pub fn mode(path: impl AsRef<std::path::Path>) -> u32 {
+    let found = std::fs::symlink_metadata(path).unwrap();
+    std::os::unix::fs::MetadataExt::mode(&found) & 0o7777
+}
+
 /// Connects until the server takes no further client. It must not accept meanwhile.
 pub async fn fill(name: &str) -> Vec<asyncipc::PipeConnection> {
     let builder = asyncipc::PipeClient::builder(name).no_wait();
