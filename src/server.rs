@@ -530,8 +530,8 @@ impl ServerBuilder {
     /// server that has died is replaced: only when nobody answers on it, and under a lock for this
     /// path, which servers of this crate hold for a moment and never wait for. To a running server,
     /// the question is a client that leaves at once. The lock is a file that nobody else can open,
-    /// removed at once: beside the socket, or in the folder of logical names where others could
-    /// remove it.
+    /// removed at once: beside the socket, or where others could remove it there, in the user's own
+    /// folder below the temporary folder.
     ///
     /// A process that was forked from the server's may drop its copy of it: the file stays.
     ///

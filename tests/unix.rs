@@ -866,6 +866,31 @@ async fn where_others_may_remove_files_the_lock_is_in_the_private_folder() {
     }
 }
 
+#[tokio::test]
+async fn servers_that_see_another_runtime_folder_take_the_same_lock() {
+    let test = "servers_that_see_another_runtime_folder_take_the_same_lock";
+    let Some(role) = role() else {
+        let [folder, runtime] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        again_below(test, folder.path(), None);
+        return again_below(test, folder.path(), Some(runtime.path()));
+    };
+    let shared = Path::new(&role).join("shared");
+    let private = Path::new(&role).join(format!("asyncipc-{}", user()));
+    for folder in [&shared, &private] {
+        let _ = fs::create_dir(folder);
+    }
+    fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+    let path = shared.join("it.sock");
+    let found = fs::metadata(&shared).unwrap();
+    let lock = format!("{:x}-{:x}-it.sock.lock", found.dev(), found.ino());
+    let held = fs::File::create(private.join(lock)).unwrap();
+    held.lock().unwrap();
+    in_use(&path);
+    drop(held);
+    meet(&mut PipeServer::bind(&path).unwrap()).await;
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
+}
+
 /// Others may link to a file of ours in a folder for all (fs.protected_hardlinks, proc_sys_fs(5)).
 #[tokio::test]
 async fn another_link_to_a_file_in_the_place_of_the_lock_changes_nothing_about_the_file() {

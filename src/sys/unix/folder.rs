@@ -13,7 +13,12 @@ use super::user::{self, uid};
 ///
 /// The variable often survives a change of user (`su`, `sudo`), hence the look at the owner.
 pub(super) fn path() -> PathBuf {
-    runtime().unwrap_or_else(|| in_temporary(std::env::temp_dir()))
+    runtime().unwrap_or_else(temporary)
+}
+
+/// The one below the temporary folder, whatever the runtime folder is.
+pub(super) fn temporary() -> PathBuf {
+    in_temporary(std::env::temp_dir())
 }
 
 /// Where it may be for processes that see other variables.

@@ -43,7 +43,9 @@ pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
             taken => return taken,
         }
     }
-    let private = folder::path();
+    // Not below `$XDG_RUNTIME_DIR`, which a service, a session and cron of one user see differently. The
+    // temporary folder is another one only where somebody has asked for that.
+    let private = folder::temporary();
     folder::prepare(&private)?;
     // By the folder's identity: it may be known by several paths.
     let (device, inode) = mode::identity(&found);
