@@ -15,6 +15,9 @@ pub(crate) enum Transport {
 /// A process, told apart from those that were forked from it. Its number alone does not do that: a
 /// child in a namespace of its own can have its parent's, and a later one that of an ancestor which has
 /// ended.
+///
+/// The crate has the same in `src/sys/unix/process.rs`, and does not offer it: which process a pipe was
+/// made in is nothing that a program in Rust asks. So what is changed here is to be changed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) id: u32,

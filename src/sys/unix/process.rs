@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// A process. Its number alone does not tell it: a child in a namespace of its own can have its
 /// parent's (pid_namespaces(7)), and a later one that of an ancestor which has ended. The count of forks
 /// alone does not either, since a child that is made by the bare system call is not counted.
+///
+/// `capi/src/sys.rs` has the same, for this is not public: what is changed here is to be changed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     id: u32,
