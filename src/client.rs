@@ -211,11 +211,12 @@ impl ClientBuilder {
                 return Err(self.gave_up(name, state, started.elapsed()));
             }
             if state == Unavailable::Busy {
-                let wait = sys::wait_until_free(&name, &self.platform);
+                let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
+                let wait = sys::wait_until_free(&name, &self.platform, left);
                 match until(deadline, wait).await {
                     // Somebody else may be faster: back to the start, with the time that is left,
                     // and without keeping the runtime from others if that goes on.
-                    None | Some(Waited::Free) => {
+                    None | Some(Waited::Ended) => {
                         yield_now().await;
                         continue;
                     }

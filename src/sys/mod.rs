@@ -48,9 +48,9 @@ pub(crate) enum Unavailable {
 /// How a wait for a busy server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// A client may be taken now.
+    /// A client may be taken now, or so much time has passed that it is worth asking.
     #[cfg_attr(unix, allow(dead_code))]
-    Free,
+    Ended,
     /// The time that the server gives its clients has passed.
     #[cfg_attr(unix, allow(dead_code))]
     TimedOut,

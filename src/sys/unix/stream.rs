@@ -50,7 +50,11 @@ impl ConnectOptions {
 }
 
 /// No event tells that a backlog has room again.
-pub(crate) async fn wait_until_free(_: &PipeName, _: &ConnectOptions) -> Waited {
+pub(crate) async fn wait_until_free(
+    _: &PipeName,
+    _: &ConnectOptions,
+    _: Option<Duration>,
+) -> Waited {
     Waited::Unsupported
 }
 

@@ -17,11 +17,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use windows_sys::Wdk::Storage::FileSystem::NtFsControlFile;
 use windows_sys::Win32::Foundation::{
-    ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_SUCCESS, GetLastError, HANDLE,
+    ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_SUCCESS, GetLastError, HANDLE, RtlNtStatusToDosError,
+    STATUS_PENDING,
 };
 use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
-use windows_sys::Win32::System::IO::{CancelIoEx, DeviceIoControl, OVERLAPPED};
+use windows_sys::Win32::System::IO::{CancelIoEx, IO_STATUS_BLOCK, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{
     CancelThreadpoolIo, CloseThreadpoolIo, CreateThreadpoolIo, PTP_CALLBACK_INSTANCE, PTP_IO,
     StartThreadpoolIo,
@@ -117,6 +119,33 @@ impl Outcome {
     }
 }
 
+/// What came of the call that starts an operation.
+enum Begun {
+    /// The callback will come.
+    Pending,
+    /// Done already, with this error, or ERROR_SUCCESS. The callback will come all the same: the file
+    /// does not skip it.
+    Over(u32),
+    /// No callback.
+    Not(u32),
+}
+
+impl Begun {
+    /// What a call of Win32 says that has just returned `done`.
+    fn by(done: i32) -> Self {
+        if done != 0 {
+            return Begun::Over(ERROR_SUCCESS);
+        }
+        // SAFETY: reads this thread's last error.
+        match unsafe { GetLastError() } {
+            ERROR_IO_PENDING => Begun::Pending,
+            // A warning, and no failure.
+            ERROR_MORE_DATA => Begun::Over(ERROR_MORE_DATA),
+            error => Begun::Not(error),
+        }
+    }
+}
+
 /// One operation, from its start to its completion.
 #[repr(C)] // The callback gets a pointer to the first field, and makes one to the whole of it.
 pub(super) struct Op {
@@ -148,7 +177,7 @@ impl Op {
             let len = room.len().min(u32::MAX as usize) as u32;
             // SAFETY: the memory is the buffer's, which the operation owns until completion; the
             // same holds for the overlapped structure.
-            unsafe {
+            Begun::by(unsafe {
                 ReadFile(
                     handle,
                     room.as_mut_ptr().cast(),
@@ -156,7 +185,7 @@ impl Op {
                     std::ptr::null_mut(),
                     overlapped,
                 )
-            }
+            })
         })
     }
 
@@ -168,7 +197,7 @@ impl Op {
             };
             let len = bytes.len().min(u32::MAX as usize) as u32;
             // SAFETY: as for reading; a `Bytes` never moves its memory.
-            unsafe {
+            Begun::by(unsafe {
                 WriteFile(
                     handle,
                     bytes.as_ptr(),
@@ -176,11 +205,17 @@ impl Op {
                     std::ptr::null_mut(),
                     overlapped,
                 )
-            }
+            })
         })
     }
 
-    /// A control call that gives nothing back.
+    /// A control call of the file's own file system that gives nothing back.
+    ///
+    /// Not by DeviceIoControl: Windows sends a code by IRP_MJ_FILE_SYSTEM_CONTROL only if its device
+    /// type is FILE_DEVICE_FILE_SYSTEM, and every other one, as those of pipes, to the device, where
+    /// the pipe file system answers nothing: ERROR_INVALID_FUNCTION (ReactOS's kernel32,
+    /// client/file/deviceio.c, and its NPFS, main.c). Wine makes no difference. What this does with
+    /// the overlapped structure is what kernel32 does for ConnectNamedPipe (client/file/npipe.c).
     pub(super) fn control(file: &Arc<File>, code: u32, input: Vec<u64>, len: u32) -> Arc<Op> {
         debug_assert!(len as usize <= input.len() * 8);
         Self::start(
@@ -190,19 +225,36 @@ impl Op {
                 let Buffer::Control(input) = buffer else {
                     unreachable!("made above")
                 };
-                let (input, none) = (input.as_ptr().cast(), std::ptr::null_mut());
-                // SAFETY: as for writing.
-                unsafe {
-                    DeviceIoControl(
+                let (event, routine, none) = (std::ptr::null_mut(), None, std::ptr::null_mut());
+                // SAFETY: as for writing. An overlapped structure begins with what a status block is, and
+                // the system writes nothing else of it. Given as the context, its address is what the
+                // completion comes with, to the pool's port, which the file belongs to:
+                // <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-ntfscontrolfile>.
+                let status = unsafe {
+                    (*overlapped).Internal = STATUS_PENDING as usize;
+                    NtFsControlFile(
                         handle,
+                        event,
+                        routine,
+                        overlapped.cast(),
+                        overlapped.cast::<IO_STATUS_BLOCK>(),
                         code,
-                        input,
+                        input.as_ptr().cast(),
                         len,
                         none,
                         0,
-                        std::ptr::null_mut(),
-                        overlapped,
                     )
+                };
+                // SAFETY: takes a number.
+                let error = || unsafe { RtlNtStatusToDosError(status) };
+                match status {
+                    STATUS_PENDING => Begun::Pending,
+                    0.. => Begun::Over(ERROR_SUCCESS),
+                    // A warning. Its operation has ended as a successful one does, with a completion:
+                    // the system posts none only for errors that come at once (ReactOS's
+                    // ntoskrnl/io/iomgr/irp.c, IopCompleteRequest).
+                    _ if (status as u32) < 0xC000_0000 => Begun::Over(error()),
+                    _ => Begun::Not(error()),
                 }
             },
         )
@@ -211,7 +263,7 @@ impl Op {
     fn start(
         file: &Arc<File>,
         buffer: Buffer,
-        call: impl FnOnce(HANDLE, &mut Buffer, *mut OVERLAPPED) -> i32,
+        call: impl FnOnce(HANDLE, &mut Buffer, *mut OVERLAPPED) -> Begun,
     ) -> Arc<Op> {
         let op = Arc::new(Op {
             overlapped: UnsafeCell::new(OVERLAPPED::default()),
@@ -231,24 +283,15 @@ impl Op {
         let completion = Arc::into_raw(op.clone());
         // `overlapped` is the first field; this pointer may be made one to the whole again.
         let overlapped = completion.cast::<OVERLAPPED>().cast_mut();
-        let done = call(file.as_raw_handle(), &mut state.buffer, overlapped);
-        let error = match done {
-            // SAFETY: reads this thread's last error.
-            0 => unsafe { GetLastError() },
-            _ => ERROR_SUCCESS,
-        };
-        match error {
-            // The callback will come.
-            ERROR_IO_PENDING => {}
-            // Done already, and the callback will come all the same: the file does not skip it.
-            // ERROR_MORE_DATA is a warning, and no failure. The caller need not wait for it.
-            ERROR_SUCCESS | ERROR_MORE_DATA => {
+        match call(file.as_raw_handle(), &mut state.buffer, overlapped) {
+            Begun::Pending => {}
+            // The caller need not wait for the callback.
+            Begun::Over(error) => {
                 // SAFETY: the operation is over, so the system does not write there any more.
                 let bytes = unsafe { (*op.overlapped.get()).InternalHigh };
                 state.outcome = Some(Outcome { error, bytes });
             }
-            // The operation has not begun: no callback.
-            _ => {
+            Begun::Not(error) => {
                 // SAFETY: matches the start above, and takes back the reference, which nobody
                 // else will.
                 unsafe {
@@ -286,9 +329,15 @@ impl Op {
         self.lock().outcome.is_some()
     }
 
-    /// Asks the system to end the operation early; its completion comes all the same.
+    /// Asks the system to end the operation early; its completion comes all the same, but wakes
+    /// nobody. Some operations go on under some systems: the waker, which keeps its whole task, is
+    /// dropped at once.
     pub(super) fn cancel(&self) {
-        if !self.is_over() {
+        let mut state = self.lock();
+        let (waker, is_over) = (state.waker.take(), state.outcome.is_some());
+        drop(state);
+        drop(waker);
+        if !is_over {
             // SAFETY: the handle is open. If the operation has just completed, nothing is found,
             // and nothing else has this address while `self` lives.
             unsafe { CancelIoEx(self.file.as_raw_handle(), self.overlapped.get()) };

@@ -1,7 +1,12 @@
 //! Waiting for a free instance as WaitNamedPipe does, without its blocked thread.
 //!
 //! WaitNamedPipe sends the control code FSCTL_PIPE_WAIT to the root of the pipe file system and
-//! blocks until that completes. So does this, as an overlapped operation.
+//! blocks until that completes (ReactOS's kernel32, client/file/npipe.c). So does this, as an
+//! overlapped operation.
+//!
+//! What the pipe file system answers (ReactOS's NPFS, fsctrl.c, waitsup.c and strucsup.c): success
+//! when an instance listens, or begins to; STATUS_IO_TIMEOUT, which is ERROR_SEM_TIMEOUT, after the
+//! time that was given; STATUS_OBJECT_NAME_NOT_FOUND when there is no such pipe, or any more.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -9,9 +14,12 @@ use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use windows_sys::Wdk::Storage::FileSystem::FSCTL_PIPE_WAIT;
-use windows_sys::Win32::Foundation::{ERROR_SEM_TIMEOUT, ERROR_SUCCESS, GetLastError};
+use windows_sys::Win32::Foundation::{
+    ERROR_FILE_NOT_FOUND, ERROR_SEM_TIMEOUT, ERROR_SUCCESS, GetLastError,
+};
 use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, FILE_READ_ATTRIBUTES};
 use windows_sys::Win32::System::Pipes::{NMPWAIT_NOWAIT, WaitNamedPipeW};
 
@@ -21,25 +29,53 @@ use super::stream::ConnectOptions;
 use crate::PipeName;
 use crate::sys::Waited;
 
-/// Waits until an instance of the pipe is free, or until the server's default time-out has passed
-/// if `options` say so. Somebody else may be faster to take it.
+/// The system is given so much more time than is left, so that the caller's clock is the one that
+/// ends a wait.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// No wait is longer, unless the server has set its time. A pipe is there as long as a client keeps
+/// its end of it, and until then those who wait are not told that the server has gone (ReactOS's
+/// NPFS, statesup.c, NpSetClosingPipeState), while those who connect are (create.c, NpFsdCreate).
+/// And a wait that was given up goes on to its end where it cannot be cancelled, as under Wine 8.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Waits until it is worth connecting again, or, if `options` say so, until the server's default
+/// time-out has passed. The caller will not wait for longer than what is `left`; `None`: as long as
+/// it takes.
 ///
 /// Dropping the future ends the wait.
-pub(crate) async fn wait_until_free(pipe: &PipeName, options: &ConnectOptions) -> Waited {
+pub(crate) async fn wait_until_free(
+    pipe: &PipeName,
+    options: &ConnectOptions,
+    left: Option<Duration>,
+) -> Waited {
     let path = pipe.as_path();
     // Another machine's pipes have another root.
-    let (true, Ok(root)) = (name::is_local(path), root()) else {
+    if !name::is_local(path) {
         return Waited::Unsupported;
-    };
-    let (input, len) = request(path, options.server_default_wait);
-    let outcome = Cancelling(Op::control(&root, FSCTL_PIPE_WAIT, input, len)).await;
-    match outcome.error {
-        ERROR_SUCCESS => Waited::Free,
-        ERROR_SEM_TIMEOUT => Waited::TimedOut,
-        // Also ERROR_FILE_NOT_FOUND. The server may have gone, and connecting will say so. Or the
-        // pipe goes by another name here than for those who connect: they had better pause.
-        _ => Waited::Unsupported,
     }
+    let time = match options.server_default_wait {
+        true => None,
+        false => Some(left.map_or(LONGEST, |it| it.saturating_add(SLACK).min(LONGEST))),
+    };
+    let error = match root() {
+        Ok(root) => {
+            let (input, len) = request(path, time);
+            let wait = Cancelling(Op::control(&root, FSCTL_PIPE_WAIT, input, len));
+            wait.await.error
+        }
+        Err(error) => error.raw_os_error().unwrap_or_default() as u32,
+    };
+    match error {
+        ERROR_SUCCESS => return Waited::Ended,
+        ERROR_SEM_TIMEOUT if options.server_default_wait => return Waited::TimedOut,
+        ERROR_SEM_TIMEOUT => return Waited::Ended,
+        // The server has gone, and connecting will say so. Or the pipe goes by another name here than
+        // for those who connect: they had better pause.
+        ERROR_FILE_NOT_FOUND => {}
+        _ => tracing::debug!(%pipe, error, "no wait for a free instance: asked again and again"),
+    }
+    Waited::Unsupported
 }
 
 /// Whether the system says that there is a pipe of this name. Does not connect to it.
@@ -51,7 +87,9 @@ pub(super) fn exists(path: &Path) -> bool {
     free || unsafe { GetLastError() } == ERROR_SEM_TIMEOUT
 }
 
-/// The root of the pipe file system, opened once.
+/// The root of the pipe file system, opened once. Without the last backslash it would be the device,
+/// which answers FSCTL_PIPE_WAIT by STATUS_ILLEGAL_FUNCTION: Wine's dlls/ntdll/tests/pipe.c,
+/// test_empty_name, which is run on Windows.
 fn root() -> io::Result<Arc<File>> {
     static ROOT: OnceLock<Arc<File>> = OnceLock::new();
     if let Some(root) = ROOT.get() {
@@ -67,13 +105,16 @@ fn root() -> io::Result<Arc<File>> {
 
 /// The structure FILE_PIPE_WAIT_FOR_BUFFER, and its length in bytes:
 /// <https://learn.microsoft.com/openspecs/windows_protocols/ms-fscc/f030a3b9-539c-4c7b-a893-86b795b9b711>.
-fn request(path: &Path, server_default: bool) -> (Vec<u64>, u32) {
+/// `None` is the time that the server has set.
+fn request(path: &Path, time: Option<Duration>) -> (Vec<u64>, u32) {
     let name: Vec<u16> = name::pipe(path).collect();
     let mut bytes = Vec::with_capacity(14 + 2 * name.len());
-    // Negative: relative to now. So far away that it never comes; our own clock is the deadline.
-    bytes.extend_from_slice(&i64::MIN.to_ne_bytes());
+    // In units of 100 ns. Negative: relative to now.
+    let units = time.unwrap_or_default().as_nanos() / 100;
+    let relative = -i64::try_from(units).unwrap_or(i64::MAX);
+    bytes.extend_from_slice(&relative.to_ne_bytes());
     bytes.extend_from_slice(&(2 * name.len() as u32).to_ne_bytes());
-    bytes.extend_from_slice(&[!server_default as u8, 0]);
+    bytes.extend_from_slice(&[time.is_some() as u8, 0]);
     bytes.extend(name.iter().flat_map(|unit| unit.to_ne_bytes()));
     let len = bytes.len() as u32;
     bytes.resize(bytes.len().next_multiple_of(8), 0);

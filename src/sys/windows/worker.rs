@@ -171,10 +171,12 @@ impl Inherited {
                 Err(error) => error,
             };
             match unavailable(&error) {
-                Some(Unavailable::Busy) => match wait_until_free(&self.name, &options).await {
-                    Waited::Free => yield_now().await,
-                    _ => tokio::time::sleep(PAUSE).await,
-                },
+                Some(Unavailable::Busy) => {
+                    match wait_until_free(&self.name, &options, None).await {
+                        Waited::Ended => yield_now().await,
+                        _ => tokio::time::sleep(PAUSE).await,
+                    }
+                }
                 Some(Unavailable::Missing) => {
                     return Err(Error::NotFound {
                         pipe: self.name,
