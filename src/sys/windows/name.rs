@@ -122,6 +122,11 @@ pub(super) fn pipe(path: &Path) -> impl Iterator<Item = u16> {
     path.as_os_str().encode_wide().skip(LOCAL.len())
 }
 
+/// The path of a pipe on this machine in the form that every call takes.
+pub(super) fn usual(path: &Path) -> impl Iterator<Item = u16> {
+    LOCAL.encode_utf16().chain(pipe(path))
+}
+
 /// Where the pipe of a logical name is.
 pub(crate) fn resolve(logical: &str) -> PathBuf {
     format!("{LOCAL}{logical}").into()

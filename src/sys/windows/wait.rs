@@ -10,7 +10,6 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -78,9 +77,11 @@ pub(crate) async fn wait_until_free(
     Waited::Unsupported
 }
 
-/// Whether the system says that there is a pipe of this name. Does not connect to it.
+/// Whether the system says that there is a pipe of this name on this machine. Does not connect to it.
 pub(super) fn exists(path: &Path) -> bool {
-    let path: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
+    // Not the path itself: WaitNamedPipe takes no `\\?\pipe\NAME` (ReactOS's kernel32,
+    // client/file/npipe.c). Wine does.
+    let path: Vec<u16> = name::usual(path).chain([0]).collect();
     // SAFETY: the path ends with NUL. With this time-out the call does not wait.
     let free = unsafe { WaitNamedPipeW(path.as_ptr(), NMPWAIT_NOWAIT) } != 0;
     // SAFETY: reads this thread's last error.
