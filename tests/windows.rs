@@ -1,5 +1,5 @@
-//! What only Windows named pipes have: messages that the system keeps apart, overlapped I/O, waiting
-//! for a free instance, access, and identity.
+//! What only Windows named pipes have: messages that the system keeps apart, overlapped I/O, access,
+//! and identity.
 #![cfg(windows)]
 
 mod common;
@@ -35,9 +35,7 @@ use windows_sys::Win32::Security::{
     DACL_SECURITY_INFORMATION, ImpersonateSelf, OWNER_SECURITY_INFORMATION, PSECURITY_DESCRIPTOR,
     RevertToSelf, SecurityImpersonation, TOKEN_QUERY,
 };
-use windows_sys::Win32::System::Threading::{
-    GetCurrentProcess, GetCurrentThread, GetProcessHandleCount, OpenThreadToken,
-};
+use windows_sys::Win32::System::Threading::{GetCurrentThread, OpenThreadToken};
 
 /// More than a pipe holds while nobody reads, which is 64 KiB unless told otherwise.
 const LARGE: usize = 300_000;
@@ -155,14 +153,6 @@ fn current_thread() -> Runtime {
 fn multi_thread() -> Runtime {
     let mut builder = Builder::new_multi_thread();
     builder.worker_threads(2).enable_all().build().unwrap()
-}
-
-fn handles() -> u32 {
-    let mut count = 0;
-    // SAFETY: the pseudo-handle of the process is always valid; `count` is written.
-    let done = unsafe { GetProcessHandleCount(GetCurrentProcess(), &mut count) };
-    assert_ne!(done, 0, "{}", std::io::Error::last_os_error());
-    count
 }
 
 // ---- Messages ----
@@ -927,180 +917,6 @@ async fn the_last_bytes_of_a_dropped_overlapped_stream_arrive() {
     }
 }
 
-// ---- Waiting ----
-
-/// A server with one place, and the client that has it.
-async fn full(
-    server: &ServerBuilder,
-    client: &ClientBuilder,
-) -> (PipeServer, PipeConnection, PipeConnection) {
-    let mut server = server.clone().max_connections(1).bind().unwrap();
-    let (client, accepted) =
-        within(async { tokio::join!(client.connect(), server.accept()) }).await;
-    (server, client.unwrap(), accepted.unwrap())
-}
-
-#[tokio::test]
-async fn a_client_that_waits_without_a_deadline_connects_when_a_place_is_free() {
-    for (builder, client) in [
-        ends("free"),
-        messages("free-messages"),
-        bytes("free-overlapped", (true, true)),
-    ] {
-        let client = client.timeout(Duration::MAX);
-        let (mut server, first, accepted) = full(&builder, &client).await;
-        let mut waiting = Box::pin(client.connect());
-        assert!(stays_pending(&mut waiting).await);
-        drop((first, accepted));
-        let (second, accepted) = within(async { tokio::join!(waiting, server.accept()) }).await;
-        second.unwrap().send("hello".into()).await.unwrap();
-        assert_eq!(receive(&mut accepted.unwrap()).await, "hello");
-    }
-}
-
-#[tokio::test]
-async fn of_clients_that_wait_for_one_place_the_slower_ones_go_on_waiting() {
-    let (builder, client) = messages("race");
-    let client = client.timeout(Duration::MAX);
-    let (mut server, first, accepted) = full(&builder, &client).await;
-    let mut waiting: Vec<_> = (0..5).map(|_| Box::pin(client.connect())).collect();
-    for it in &mut waiting {
-        assert!(stays_pending(it).await);
-    }
-    let mut taken = (first, accepted);
-    while !waiting.is_empty() {
-        drop(taken);
-        let racing = futures::future::select_all(waiting);
-        let ((winner, _, others), accepted) =
-            within(async { tokio::join!(racing, server.accept()) }).await;
-        waiting = others;
-        for it in &mut waiting {
-            assert!(stays_pending(it).await, "there is one place");
-        }
-        taken = (winner.unwrap(), accepted.unwrap());
-    }
-}
-
-#[tokio::test]
-async fn waiting_for_a_busy_pipe_ends_at_the_deadline() {
-    let (builder, client) = messages("deadline");
-    let (_server, _first, _accepted) = full(&builder, &client).await;
-    for timeout in [1, 50] {
-        let timeout = Duration::from_millis(timeout);
-        let error = within(client.clone().timeout(timeout).connect())
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, Error::TimedOut { waited, .. } if waited >= timeout),
-            "{error:?}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn the_servers_default_timeout_is_kept_by_clients_that_ask_for_it() {
-    for (default, least) in [(Duration::from_millis(80), 80), (Duration::ZERO, 50)] {
-        let (builder, client) = messages("default-timeout");
-        let builder = builder.default_timeout(default);
-        let (_server, _first, _accepted) = full(&builder, &client).await;
-        let client = client.server_default_timeout().timeout(Duration::MAX);
-        let error = within(client.connect()).await.unwrap_err();
-        let Error::TimedOut { waited, .. } = error else {
-            panic!("{error:?}");
-        };
-        // The system's clock ticks every 16 ms.
-        assert!(waited >= Duration::from_millis(least - 16), "{waited:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_clients_own_deadline_is_kept_when_the_servers_default_is_longer() {
-    let (builder, client) = messages("longer-default");
-    let builder = builder.default_timeout(10 * PATIENCE);
-    let (_server, _first, _accepted) = full(&builder, &client).await;
-    let client = client
-        .server_default_timeout()
-        .timeout(Duration::from_millis(50));
-    let error = within(client.connect()).await.unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_server_that_goes_away_while_it_is_waited_for_is_not_found() {
-    let (builder, client) = messages("goes-away");
-    let client = client.timeout(Duration::MAX);
-    let (server, first, accepted) = full(&builder, &client).await;
-    let mut waiting = Box::pin(client.connect());
-    assert!(stays_pending(&mut waiting).await);
-    drop(server);
-    drop((first, accepted));
-    let error = within(waiting).await.unwrap_err();
-    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_wait_that_is_given_up_leaves_nothing_behind() {
-    let (builder, client) = messages("given-up");
-    let client = client.timeout(Duration::MAX);
-    let (mut server, first, accepted) = full(&builder, &client).await;
-    let give_up = || assert!(poll_once(Box::pin(client.connect()).as_mut()).is_none());
-    give_up();
-    let before = handles();
-    for _ in 0..500 {
-        give_up();
-    }
-    settle(before + 8).await;
-    drop((first, accepted));
-    // None of them takes the place that is free now.
-    let (client, accepted) =
-        within(async { tokio::join!(client.connect(), server.accept()) }).await;
-    client.unwrap().send("me".into()).await.unwrap();
-    assert_eq!(receive(&mut accepted.unwrap()).await, "me");
-}
-
-/// Waits until the process has no more than so many handles: some are closed by other threads.
-async fn settle(most: u32) {
-    let settling = async {
-        while handles() > most {
-            tokio::task::yield_now().await;
-        }
-    };
-    if tokio::time::timeout(PATIENCE, settling).await.is_err() {
-        panic!("{} handles are open, {most} at most should be", handles());
-    }
-}
-
-#[tokio::test]
-async fn a_thousand_connections_leave_no_handle_behind() {
-    // Another test of this process would open handles meanwhile.
-    let test = "a_thousand_connections_leave_no_handle_behind";
-    if common::role().is_none() {
-        let child = || common::run_as("alone", &mut common::itself(test));
-        return tokio::task::spawn_blocking(child).await.unwrap();
-    }
-    for (builder, client) in [
-        ends("handles"),
-        messages("handles-messages"),
-        bytes("handles-overlapped", (true, true)),
-    ] {
-        let mut server = builder.bind().unwrap();
-        let mut before = None;
-        for n in 0..1000 {
-            let (client, accepted) =
-                within(async { tokio::join!(client.connect(), server.accept()) }).await;
-            let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
-            client.send("hello".into()).await.unwrap();
-            assert_eq!(receive(&mut accepted).await, "hello");
-            drop((client, accepted));
-            // Threads of the pools come and stay.
-            if n == 200 {
-                before = Some(handles());
-            }
-        }
-        settle(before.unwrap() + 20).await;
-    }
-}
-
 // ---- Access ----
 
 /// Who owns the pipe, and who may do what, as the system tells it.
@@ -1251,9 +1067,11 @@ async fn a_name_that_another_program_listens_on_is_refused() {
     let path = format!(r"\\.\pipe\{name}");
     let squatter = tokio::net::windows::named_pipe::ServerOptions::new();
     let _squatter = squatter.create(&path).unwrap();
+    let verbatim = format!(r"\\?\pipe\{name}");
     for builder in [
         PipeServer::builder(&name),
         PipeServer::builder(&name).message_mode(),
+        PipeServer::builder(&verbatim),
     ] {
         let error = builder.bind().unwrap_err();
         assert!(matches!(error, Error::AddressInUse { .. }), "{error:?}");

@@ -210,6 +210,53 @@ pub fn under_wine() -> bool {
     false
 }
 
+/// How many handles this process has. GetProcessHandleCount says 0 under Wine.
+#[cfg(windows)]
+pub fn handles() -> usize {
+    use windows_sys::Wdk::System::SystemInformation::NtQuerySystemInformation;
+    use windows_sys::Win32::Foundation::STATUS_INFO_LENGTH_MISMATCH;
+
+    /// SystemExtendedHandleInformation: the handles of all processes.
+    const CLASS: i32 = 64;
+    /// SYSTEM_HANDLE_TABLE_ENTRY_INFO_EX.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Entry {
+        object: usize,
+        process: usize,
+        handle: usize,
+        access: u32,
+        creator: u16,
+        kind: u16,
+        attributes: u32,
+        reserved: u32,
+    }
+    let head = 2 * size_of::<usize>();
+    let mut buffer = vec![0_usize; 8 << 10];
+    loop {
+        let bytes = size_of_val(&buffer[..]) as u32;
+        let mut needed = 0;
+        // SAFETY: the buffer's size is given in bytes.
+        let status = unsafe {
+            NtQuerySystemInformation(CLASS, buffer.as_mut_ptr().cast(), bytes, &mut needed)
+        };
+        if status == STATUS_INFO_LENGTH_MISMATCH {
+            buffer = vec![0; 2 * buffer.len()];
+            continue;
+        }
+        assert!(status >= 0, "NtQuerySystemInformation says {status:#x}");
+        let count = buffer[0];
+        assert!(head + count * size_of::<Entry>() <= bytes as usize);
+        // SAFETY: behind the count and a reserved word, as many entries are there, aligned.
+        let entries = unsafe {
+            let first = buffer.as_ptr().add(2).cast::<Entry>();
+            std::slice::from_raw_parts(first, count)
+        };
+        let own = std::process::id() as usize;
+        return entries.iter().filter(|it| it.process == own).count();
+    }
+}
+
 /// Says why a test does not test here. Past the test harness, which keeps what passing tests print
 /// to itself.
 pub fn skipped(why: impl std::fmt::Display) {
