@@ -4,31 +4,44 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use asyncipc::{Error, MessageCodec, PipeConnection};
 use bytes::Bytes;
 use common::{byte_pair, pair, sample, within};
 use futures::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Mutex, MutexGuard};
 
-/// Counts what the whole process holds.
+/// Counts what each thread asks for, so that no test sees another one: each has its own thread, with
+/// a runtime that has no other.
 struct Counting;
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+/// What a thread has done. It may have freed what others have asked for.
+#[derive(Clone, Copy)]
+struct Count {
+    live: isize,
+    peak: isize,
+    asked: usize,
+}
 
 thread_local! {
-    /// How often this thread has asked for memory. Others are those of the test harness.
     #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
-    static ASKED: Cell<usize> = const { Cell::new(0) };
+    static COUNT: Cell<Count> = const {
+        Cell::new(Count { live: 0, peak: 0, asked: 0 })
+    };
 }
 
 fn grown(bytes: usize) {
-    ASKED.set(ASKED.get() + 1);
-    let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
-    PEAK.fetch_max(live, Relaxed);
+    let mut count = COUNT.get();
+    count.asked += 1;
+    count.live += bytes as isize;
+    count.peak = count.peak.max(count.live);
+    COUNT.set(count);
+}
+
+fn shrunk(bytes: usize) {
+    let mut count = COUNT.get();
+    count.live -= bytes as isize;
+    COUNT.set(count);
 }
 
 // SAFETY: every call goes to the system's allocator as it is.
@@ -46,14 +59,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        shrunk(layout.size());
         grown(size);
         // SAFETY: the caller's promises are passed on.
         unsafe { System.realloc(ptr, layout, size) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
+        shrunk(layout.size());
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(ptr, layout) }
     }
@@ -62,31 +75,26 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Keeps the other tests from allocating meanwhile: each takes it before it does anything.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::const_new(());
-    ALONE.lock().await
-}
-
 struct Measured {
-    start: usize,
+    start: isize,
 }
 
 impl Measured {
     fn start() -> Self {
-        let start = LIVE.load(Relaxed);
-        PEAK.store(start, Relaxed);
-        Measured { start }
+        let mut count = COUNT.get();
+        count.peak = count.live;
+        COUNT.set(count);
+        Measured { start: count.live }
     }
 
     /// The most that was held at a time since the start.
     fn peak(&self) -> usize {
-        PEAK.load(Relaxed).saturating_sub(self.start)
+        (COUNT.get().peak - self.start).max(0) as usize
     }
 
     /// What is held beyond what was held at the start.
     fn kept(&self) -> usize {
-        LIVE.load(Relaxed).saturating_sub(self.start)
+        (COUNT.get().live - self.start).max(0) as usize
     }
 }
 
@@ -95,7 +103,6 @@ const MIB: usize = 1 << 20;
 
 #[tokio::test]
 async fn an_announced_length_alone_takes_no_memory() {
-    let _alone = alone().await;
     for (announced, max) in [(16 * MIB, 16 * MIB), (u32::MAX as usize, usize::MAX)] {
         let (mut raw, stream) = byte_pair().await;
         let mut conn = PipeConnection::new(stream, MessageCodec::new(max));
@@ -116,7 +123,6 @@ async fn an_announced_length_alone_takes_no_memory() {
 
 #[tokio::test]
 async fn a_length_above_the_limit_takes_no_memory() {
-    let _alone = alone().await;
     let (mut raw, stream) = byte_pair().await;
     let mut conn = PipeConnection::new(stream, MessageCodec::default());
     let measured = Measured::start();
@@ -129,7 +135,6 @@ async fn a_length_above_the_limit_takes_no_memory() {
 
 #[tokio::test]
 async fn memory_grows_with_what_has_arrived() {
-    let _alone = alone().await;
     let (mut raw, stream) = byte_pair().await;
     let mut conn = PipeConnection::new(stream, MessageCodec::default());
     let piece = sample(10 * KIB, 0);
@@ -168,7 +173,6 @@ async fn memory_grows_with_what_has_arrived() {
 
 #[tokio::test]
 async fn a_peer_that_does_not_read_holds_the_sender_back() {
-    let _alone = alone().await;
     let (mut client, mut server) = pair().await;
     let (mut other_client, mut other_server) = pair().await;
     let measured = Measured::start();
@@ -214,7 +218,6 @@ async fn a_peer_that_does_not_read_holds_the_sender_back() {
 
 #[tokio::test]
 async fn connections_that_wait_after_large_messages_keep_little() {
-    let _alone = alone().await;
     // So many that what the thread keeps for all of them hardly counts.
     const COUNT: usize = 128;
     let mut pairs = vec![];
@@ -251,7 +254,6 @@ async fn connections_that_wait_after_large_messages_keep_little() {
 
 #[tokio::test]
 async fn a_short_message_after_a_large_one_keeps_little_more_than_its_bytes() {
-    let _alone = alone().await;
     let (mut client, mut server) = pair().await;
     let large = sample(MIB, 0);
     let mut kept = vec![];
@@ -276,7 +278,6 @@ async fn a_short_message_after_a_large_one_keeps_little_more_than_its_bytes() {
 
 #[tokio::test]
 async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
-    let _alone = alone().await;
     for size in [100, KIB + 1, 4 * KIB, 16 * KIB] {
         let (mut client, mut server) = pair().await;
         let message = Bytes::from(vec![7; size]);
@@ -295,7 +296,6 @@ async fn keeping_short_messages_keeps_little_more_than_their_bytes() {
 #[cfg(unix)]
 #[tokio::test]
 async fn a_small_message_into_a_reused_buffer_allocates_nothing_and_a_large_one_once() {
-    let _alone = alone().await;
     let (mut client, mut server) = pair().await;
     let mut buf = bytes::BytesMut::new();
     let large = sample(MIB, 0);
@@ -304,7 +304,7 @@ async fn a_small_message_into_a_reused_buffer_allocates_nothing_and_a_large_one_
         let mut asked = 0;
         // The first rounds warm up.
         for _ in 0..3 {
-            let before = ASKED.get();
+            let before = COUNT.get().asked;
             for _ in 0..100 {
                 let received = async {
                     if size == 64 {
@@ -318,7 +318,7 @@ async fn a_small_message_into_a_reused_buffer_allocates_nothing_and_a_large_one_
                 sent.unwrap();
                 assert_eq!(received, size);
             }
-            asked = ASKED.get() - before;
+            asked = COUNT.get().asked - before;
         }
         assert_eq!(asked, if size == 64 { 0 } else { 100 }, "{size}");
     }
