@@ -127,13 +127,7 @@ impl Drop for Connecting {
 
 impl Pending {
     fn new() -> io::Result<Self> {
-        // SAFETY: no attributes, no name; reset by hand, and not signalled.
-        let event = unsafe { CreateEventW(null(), 1, 0, null()) };
-        if event.is_null() {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call has just given us this handle, and nobody else has it.
-        let event = unsafe { OwnedHandle::from_raw_handle(event) };
+        let event = new_event()?;
         let overlapped = OVERLAPPED {
             hEvent: event.as_raw_handle(),
             ..OVERLAPPED::default()
@@ -212,6 +206,17 @@ impl Pending {
     fn signal(&self) -> MutexGuard<'_, Signal> {
         lock(&self.signal)
     }
+}
+
+/// An event that is reset by hand, and not signalled.
+pub(super) fn new_event() -> io::Result<OwnedHandle> {
+    // SAFETY: no attributes, no name.
+    let event = unsafe { CreateEventW(null(), 1, 0, null()) };
+    if event.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just given us this handle, and nobody else has it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(event) })
 }
 
 /// Runs `call` on a thread that lives as long as the process.

@@ -8,6 +8,7 @@ mod listener;
 mod name;
 mod overlapped;
 mod passing;
+mod peek;
 mod pipe;
 mod stream;
 mod user;

@@ -14,12 +14,11 @@ use windows_sys::Win32::Foundation::{
     ERROR_BROKEN_PIPE, ERROR_INVALID_PARAMETER, ERROR_MORE_DATA, ERROR_PIPE_NOT_CONNECTED,
     ERROR_SUCCESS,
 };
-use windows_sys::Win32::System::Pipes::{
-    PIPE_READMODE_MESSAGE, PeekNamedPipe, SetNamedPipeHandleState,
-};
+use windows_sys::Win32::System::Pipes::{PIPE_READMODE_MESSAGE, SetNamedPipeHandleState};
 
 use super::lock;
 use super::overlapped::{Buffer, Cancelling, File, Op};
+use super::peek;
 use crate::sys::Received;
 
 /// What the first read of a message has room for, at least and at most: as much as the message
@@ -170,17 +169,7 @@ impl Pipe {
 
     /// How much of the message that is being read has not been read yet.
     fn rest_of_message(&self) -> io::Result<usize> {
-        let mut rest = 0;
-        // SAFETY: the handle is open; only `rest` is written.
-        let done = unsafe {
-            let handle = self.file.as_raw_handle();
-            PeekNamedPipe(handle, null_mut(), 0, null_mut(), null_mut(), &mut rest)
-        };
-        if done == 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(rest as usize)
-        }
+        Ok(peek::unread(self.file.as_handle())?.message as usize)
     }
 
     /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.

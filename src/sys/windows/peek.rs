@@ -1,0 +1,92 @@
+//! What has come to a pipe and was not read yet.
+//!
+//! Not by PeekNamedPipe. Windows answers the request behind it with STATUS_PENDING since version 8
+//! (Wine's dlls/ntdll/tests/pipe.c, `test_completion`), and then PeekNamedPipe waits for the pipe's
+//! handle (ReactOS, dll/win32/kernel32/client/file/npipe.c). Whoever begins to read or to write
+//! between the answer and that wait takes the handle's signal back, until something ends: another
+//! task's write, which may be waiting for just that reader. So this has an event of its own.
+
+use std::cell::OnceCell;
+use std::io;
+use std::mem::offset_of;
+use std::os::windows::io::{AsRawHandle, BorrowedHandle, OwnedHandle};
+use std::ptr::null;
+
+use windows_sys::Wdk::Storage::FileSystem::{
+    FILE_PIPE_PEEK_BUFFER, FSCTL_PIPE_PEEK, NtFsControlFile,
+};
+use windows_sys::Win32::Foundation::{
+    RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW, STATUS_PENDING, WAIT_OBJECT_0,
+};
+use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
+use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
+
+use super::connecting::new_event;
+
+thread_local! {
+    /// A thread asks one question at a time.
+    static EVENT: OnceCell<OwnedHandle> = const { OnceCell::new() };
+}
+
+/// How much has come and was not read yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unread {
+    /// Of the first message alone; 0 in a pipe of bytes.
+    pub(super) message: u32,
+}
+
+/// Asks the system, and waits for nothing but its answer.
+pub(super) fn unread(pipe: BorrowedHandle<'_>) -> io::Result<Unread> {
+    let asked = EVENT.try_with(|event| {
+        let event = match event.get() {
+            Some(event) => event,
+            None => {
+                let made = new_event()?;
+                event.get_or_init(|| made)
+            }
+        };
+        ask(pipe, event)
+    });
+    asked.map_err(io::Error::other)?
+}
+
+fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
+    let mut answer = FILE_PIPE_PEEK_BUFFER::default();
+    let mut result = IO_STATUS_BLOCK::default();
+    // SAFETY: both handles are open. `answer` has room for what is in front of the data, which is
+    // not asked for. It and `result` are kept until the system is done with them, below. Without a
+    // context, no completion port hears of this.
+    let mut status = unsafe {
+        NtFsControlFile(
+            pipe.as_raw_handle(),
+            event.as_raw_handle(),
+            None,
+            null(),
+            &mut result,
+            FSCTL_PIPE_PEEK,
+            null(),
+            0,
+            (&raw mut answer).cast(),
+            offset_of!(FILE_PIPE_PEEK_BUFFER, Data) as u32,
+        )
+    };
+    if status == STATUS_PENDING {
+        // The pipe file system never keeps such a request, so this is over in a moment.
+        // SAFETY: the handle is open.
+        if unsafe { WaitForSingleObject(event.as_raw_handle(), INFINITE) } != WAIT_OBJECT_0 {
+            // The system would write to variables that are gone.
+            std::process::abort();
+        }
+        // SAFETY: the request is over, and the status is what the system has written.
+        status = unsafe { result.Anonymous.Status };
+    }
+    // A warning: there is more than was asked for.
+    if status < 0 && status != STATUS_BUFFER_OVERFLOW {
+        // SAFETY: takes a number.
+        let error = unsafe { RtlNtStatusToDosError(status) };
+        return Err(io::Error::from_raw_os_error(error as i32));
+    }
+    Ok(Unread {
+        message: answer.MessageLength,
+    })
+}
