@@ -31,6 +31,7 @@ thread_local! {
 /// How much has come and was not read yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unread {
+    pub(super) bytes: u32,
     /// Of the first message alone; 0 in a pipe of bytes.
     pub(super) message: u32,
 }
@@ -87,6 +88,7 @@ fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
         return Err(io::Error::from_raw_os_error(error as i32));
     }
     Ok(Unread {
+        bytes: answer.ReadDataAvailable,
         message: answer.MessageLength,
     })
 }

@@ -24,13 +24,14 @@ use windows_sys::Win32::Storage::FileSystem::{
 };
 use windows_sys::Win32::System::Pipes::{
     GetNamedPipeClientProcessId, GetNamedPipeClientSessionId, GetNamedPipeServerProcessId,
-    GetNamedPipeServerSessionId, PeekNamedPipe,
+    GetNamedPipeServerSessionId,
 };
 
 use super::flush::flush;
 use super::instance::{Instance, Transport};
 use super::listener::Slot;
 use super::name;
+use super::peek;
 use super::pipe::Pipe;
 use super::user;
 use crate::buffers::{BLOCK, Block};
@@ -337,13 +338,7 @@ impl Stream {
 
     /// How many bytes have come that were not taken out of the pipe.
     fn unread(&self) -> u32 {
-        let mut unread = 0;
-        // SAFETY: the handle is open for as long as `self` is borrowed; only `unread` is written.
-        let done = unsafe {
-            let handle = self.as_handle().as_raw_handle();
-            PeekNamedPipe(handle, null_mut(), 0, null_mut(), &mut unread, null_mut())
-        };
-        if done == 0 { 0 } else { unread }
+        peek::unread(self.as_handle()).map_or(0, |it| it.bytes)
     }
 
     fn unconfirmed(&self) -> &AtomicBool {
