@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::instance::{DEFAULT_WAIT, Transport};
+use super::instance::{DEFAULT_WAIT, LONGEST_WAIT, Transport};
 pub use super::stream::Impersonation;
 use crate::sys::Sealed;
 use crate::{ClientBuilder, PipeStream, ServerBuilder};
@@ -32,7 +32,7 @@ pub trait ServerBuilderExt: Sized + Sealed {
 
     /// How long clients wait that ask for the server's default, as
     /// [`ClientBuilderExt::server_default_timeout`] and `NMPWAIT_USE_DEFAULT_WAIT` do. In whole
-    /// milliseconds; default and zero: 50 ms, the system's.
+    /// milliseconds, and at most 24 days; default and zero: 50 ms, the system's.
     fn default_timeout(self, timeout: Duration) -> Self;
 
     /// Lets clients on other machines connect, which are rejected otherwise.
@@ -76,8 +76,7 @@ impl ServerBuilderExt for ServerBuilder {
     fn default_timeout(mut self, timeout: Duration) -> Self {
         self.platform.default_wait = match timeout.as_millis() {
             0 => DEFAULT_WAIT,
-            // The largest number means forever.
-            millis => millis.try_into().unwrap_or(u32::MAX),
+            millis => millis.min(LONGEST_WAIT.into()) as u32,
         };
         self
     }

@@ -30,6 +30,11 @@ use crate::{Access, Error};
 /// The system's own, which it takes for 0: given as a number, because Wine takes 0 as it is.
 pub(super) const DEFAULT_WAIT: u32 = 50;
 
+/// 24 days. The system makes a negative 64-bit number of it, and refuses one that is not (ReactOS,
+/// drivers/filesystems/npfs/create.c, `NpCreateNewNamedPipe`): whoever takes the milliseconds for a
+/// number with a sign gets one that is not, of more.
+pub(super) const LONGEST_WAIT: u32 = i32::MAX as u32;
+
 #[derive(Clone, Debug)]
 pub(crate) struct ListenOptions {
     pub(super) in_buffer: u32,
