@@ -92,7 +92,8 @@ impl Connecting {
         pending.signal().waker = None;
         // SAFETY: the handle is open, and the operation was started with this structure.
         unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
-        // Cancelled or complete, it is over in a moment: only then may the structure go.
+        // Cancelled or complete, it is over in a moment: only then may the structure go. The
+        // instance listens nevertheless, until it is closed.
         pending.result(instance, true)
     }
 }
@@ -145,8 +146,9 @@ impl Pending {
 
     /// Begins to wait for a client, and says how far that came.
     ///
-    /// The system cancels what a thread has begun when that thread ends, so this is begun on one
-    /// that does not.
+    /// The system cancels what a thread has begun when that thread ends, unless the file belongs to
+    /// a completion port (Wine's dlls/ws2_32/tests/afd.c, `test_async_thread_termination`), so this
+    /// is begun on one that does not.
     fn connect(self: &Arc<Self>, instance: &OwnedHandle) -> io::Result<u32> {
         let (pending, instance) = (self.clone(), instance.as_raw_handle() as usize);
         on_lasting_thread(move || {

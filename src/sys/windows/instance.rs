@@ -192,6 +192,9 @@ impl Factory {
 /// What a client needs for talking: reading, writing, setting the read mode. Not
 /// FILE_GENERIC_WRITE, which contains FILE_APPEND_DATA, which for pipes is the right to create
 /// instances: <https://learn.microsoft.com/windows/win32/ipc/named-pipe-security-and-access-rights>.
+/// Others' clients ask for it with GENERIC_WRITE; for a client's end the system leaves it out
+/// (ReactOS, drivers/filesystems/npfs/create.c, `NpCreateClientEnd`), as .NET relies on too, whose
+/// PipeAccessRights.ReadWrite are these rights.
 pub(super) const CLIENT_RIGHTS: u32 =
     FILE_GENERIC_READ | FILE_WRITE_DATA | FILE_WRITE_ATTRIBUTES | FILE_WRITE_EA;
 

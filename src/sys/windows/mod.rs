@@ -1,4 +1,7 @@
 //! Named pipes: through tokio's completion-port I/O, or through overlapped I/O of our own.
+//!
+//! What is relied on of each call, which source says that Windows does so, and what is proven under
+//! Wine: docs/windows.md.
 
 mod connecting;
 pub(super) mod ext;

@@ -154,7 +154,7 @@ impl Pipe {
                     message.reserve(rest.max(1));
                     reading.buffer = message;
                 }
-                // The server's way of hanging up, and everybody's.
+                // Everybody's way of hanging up, by closing, and the server's, by disconnecting.
                 ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => {
                     reading.ended = true;
                     return Poll::Ready(Ok(match message.len() {

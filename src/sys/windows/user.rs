@@ -28,8 +28,10 @@ pub(crate) fn current_user() -> io::Result<UserId> {
 
 /// The client at the other end of a server's pipe.
 ///
-/// Impersonating tells for sure, but only once something was read from the pipe, and not when the
-/// client stays anonymous; before that there is the client's process, if it still exists.
+/// Impersonating tells for sure, but only once something was read from the pipe
+/// (ERROR_CANNOT_IMPERSONATE before: Wine's dlls/kernel32/tests/pipe.c,
+/// `test_ImpersonateNamedPipeClient`), and not when the client stays anonymous; before that there is
+/// the client's process, if it still exists.
 pub(super) fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<UserId> {
     let own = match thread_token(TOKEN_IMPERSONATE) {
         Ok(token) => Some(token),
