@@ -143,11 +143,11 @@ fn in_namespace(options: &[&str], prepare: &str, test: &str, role: &str) -> bool
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let why = String::from_utf8_lossy(&output.stderr);
-            skipped(format!("unshare {options:?}: {}", why.trim()));
+            skipped(format!("no namespaces here: unshare {options:?}: {}", why.trim()));
             return false;
         }
         Err(e) => {
-            skipped(format!("unshare: {e}"));
+            skipped(format!("no namespaces here: unshare: {e}"));
             return false;
         }
     }

@@ -519,7 +519,7 @@ fn give_away(path: &Path) -> bool {
     match chown(path, Some(12345), None) {
         Ok(()) => true,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            skipped(format!("only root can give {} away", path.display()));
+            skipped(format!("only root can give away: {}", path.display()));
             false
         }
         Err(e) => panic!("{e}"),

@@ -2,11 +2,16 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test file uses its own part"
 )]
 
+mod skips;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+
+pub use skips::skipped;
 
 /// A name that no other test, in this process or another, uses at the same time.
 pub fn unique_name(what: &str) -> String {
@@ -255,13 +260,6 @@ pub fn handles() -> usize {
         let own = std::process::id() as usize;
         return entries.iter().filter(|it| it.process == own).count();
     }
-}
-
-/// Says why a test does not test here. Past the test harness, which keeps what passing tests print
-/// to itself.
-pub fn skipped(why: impl std::fmt::Display) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// What one test logs: for as long as the guard lives that [`Log::begin`] gives, and on its thread.

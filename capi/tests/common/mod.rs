@@ -2,8 +2,12 @@
 #![allow(
     dead_code,
     unreachable_pub,
+    unused_imports,
     reason = "each test file uses its own part"
 )]
+
+#[path = "../../../tests/common/skips.rs"]
+mod skips;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,6 +19,8 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
+pub use skips::skipped;
+
 /// Longer than anything takes, however busy the machine is.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -23,11 +29,6 @@ pub fn unique_name(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("asyncipc-capi-{what}-{}-{n}", std::process::id())
-}
-
-/// Says why a test does not test here, past the test harness.
-pub fn skipped(why: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Where cargo has put the library, and this test beside it.

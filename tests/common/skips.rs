@@ -1,0 +1,25 @@
+//! Tests that cannot test here, in this package and in `capi`.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{Write, stderr};
+use std::sync::Mutex;
+use std::{env, thread};
+
+/// Says why a test does not test here: past the test harness, which keeps what passing tests print to
+/// itself, and into the list that `scripts/check-skips` compares. What follows a colon is not in that
+/// list: it may be different each time.
+pub fn skipped(why: impl Display) {
+    let _ = writeln!(stderr(), "skipped: {why}");
+    if let Some(list) = env::var_os("ASYNCIPC_SKIPS") {
+        let why = why.to_string();
+        let why = why.split(':').next().unwrap_or_default();
+        let test = thread::current().name().unwrap_or("?").to_owned();
+        let line = format!("{}::{test}: {why}\n", env!("CARGO_CRATE_NAME"));
+        // Not all systems append whole lines from several threads.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _guard = ONE_AT_A_TIME.lock().unwrap();
+        let list = File::options().append(true).open(list);
+        list.unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
