@@ -122,6 +122,34 @@ pub fn transports(
     vec![("sockets", server, client)]
 }
 
+/// A connection for each transport and direction: the end that a test is about, then its peer. A busy
+/// machine takes its time: what is wrong is that ends wait for each other, and not how long they work.
+pub async fn pairs(
+    what: &str,
+) -> Vec<(
+    &'static str,
+    asyncipc::PipeConnection,
+    asyncipc::PipeConnection,
+)> {
+    let patient = || {
+        transports(what)
+            .into_iter()
+            .map(|(transport, server, client)| {
+                (transport, server.linger(PATIENCE), client.linger(PATIENCE))
+            })
+    };
+    let mut pairs = vec![];
+    for (transport, server, client) in patient() {
+        let (client, server) = pair_of(&server, &client).await;
+        pairs.push((transport, client, server));
+    }
+    for (transport, server, client) in patient() {
+        let (client, server) = pair_of(&server, &client).await;
+        pairs.push((transport, server, client));
+    }
+    pairs
+}
+
 /// As [`pair`], in bytes.
 pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
     let name = unique_name("bytes");
