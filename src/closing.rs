@@ -88,14 +88,22 @@ fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
 }
 
 /// What closing says at its deadline.
-pub(crate) fn timed_out(name: &PipeName, waited: Duration, rest_is_lost: bool) -> Error {
+pub(crate) fn timed_out(
+    io: &sys::Stream,
+    name: &PipeName,
+    waited: Duration,
+    rest_is_lost: bool,
+) -> Error {
     Error::TimedOut {
         pipe: name.clone(),
         action: "closing",
         waited,
-        reason: match rest_is_lost {
-            false => "the peer has not read everything",
-            true => "the system could not take everything, and the rest is lost",
+        reason: match (rest_is_lost, io.was_asked()) {
+            (false, true) => "the peer has not read everything",
+            (false, false) => {
+                "the system could not be asked in time whether the peer has read everything"
+            }
+            (true, _) => "the system could not take everything, and the rest is lost",
         },
     }
 }

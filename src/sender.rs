@@ -249,7 +249,8 @@ impl PipeSender {
         let rest_is_lost = !self.batch.is_empty();
         self.state = SendState::GivenUp;
         self.batch.clear();
-        timed_out(&self.shared.name, self.shared.linger, rest_is_lost)
+        let shared = &self.shared;
+        timed_out(&shared.io, &shared.name, shared.linger, rest_is_lost)
     }
 
     fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

@@ -90,14 +90,14 @@ impl PipeStream {
     ///
     /// | | on Linux | on Windows | elsewhere |
     /// |---|---|---|---|
-    /// | `Ok` means that | the peer has read everything | the same, if it was still there when `close` was called | the system has everything and keeps it for the peer |
+    /// | `Ok` means that | the peer's end has taken everything | the same, if it was still there when `close` was called | the system has everything and keeps it for the peer |
     ///
     /// In a sandbox on Linux that refuses SIOCOUTQ it is as elsewhere, and logged once.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] when the peer left without reading everything, [`Error::TimedOut`] at the
-    /// deadline: what was written stays readable for the peer.
+    /// deadline, with the reason: what was written stays readable for the peer.
     ///
     /// # Cancel safety
     ///
@@ -112,7 +112,7 @@ impl PipeStream {
         let drained = closing.discarding(&self.io, closing.drained(&self.io));
         match deadline.limit(drained).await {
             Some(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
-            None => Err(timed_out(&self.name, self.linger, false)),
+            None => Err(timed_out(&self.io, &self.name, self.linger, false)),
         }
     }
 

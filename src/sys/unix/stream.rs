@@ -243,6 +243,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether the system was asked what the peer has read: at once, each time.
+    pub(crate) fn was_asked(&self) -> bool {
+        true
+    }
+
     /// Throws away what has come and nobody has read: closing with it unread would tell the peer
     /// that it was lost (ECONNRESET), and take its own close for failed.
     pub(crate) async fn take_rest(&self) {

@@ -1,94 +1,423 @@
 //! Waiting until the peer has read everything.
 //!
 //! The system has one call for it, FlushFileBuffers, which blocks its thread for as long as the
-//! peer takes. So it runs where blocking is allowed, and is called off when nobody waits for it
-//! any more.
+//! peer takes, also on a handle for overlapped I/O. So it is called on a few threads of our own, which
+//! exist only while there is something to wait for. Where more ends wait than there are threads, they
+//! take turns: a call that blocks is called off by the overseer, another thread, and made again later.
+//! Whoever has not been asked about at all comes first. So an end whose peer has read is told at once,
+//! however many others wait for peers that do not read.
+//!
+//! Calling off takes CancelSynchronousIo, which ends requests of synchronous calls, whatever the handle
+//! was opened for. Over the network that may not help: then the thread is left behind until the peer
+//! reads or leaves.
+//!
+//! What else there is does not do. FilePipeLocalInformation tells how much of the quota is left, but a
+//! read that the peer has begun uses quota as unread bytes do, an empty message uses none, and Wine calls
+//! it empty or full, always. FSCTL_PIPE_FLUSH needs no thread, but is documented by its name only, and
+//! Wine does not have it.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
+use std::pin::Pin;
 use std::ptr::null_mut;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-use windows_sys::Win32::Foundation::{DUPLICATE_SAME_ACCESS, DuplicateHandle};
+use tokio::sync::oneshot;
+use windows_sys::Win32::Foundation::{
+    DUPLICATE_SAME_ACCESS, DuplicateHandle, ERROR_OPERATION_ABORTED,
+};
 use windows_sys::Win32::Storage::FileSystem::FlushFileBuffers;
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread};
 
 use super::lock;
-use crate::sync::runtime_ended;
+
+/// How many threads wait, beside those left behind.
+const THREADS: usize = 16;
+
+/// How many threads are left behind at most. With as many, no further ones are made.
+const LEFT_BEHIND: usize = 112;
+
+/// How long a call may block while others wait for their turn: all of them have been asked about, or one
+/// has not.
+const TURN: Duration = Duration::from_millis(10);
+const FIRST_TURN: Duration = Duration::from_millis(1);
+
+/// How often, and how many times, a call is called off before its thread is left behind, and how often
+/// from then on. The first times, the thread may be about to enter the call, where it cannot be reached.
+const CALL_OFF_EVERY: Duration = Duration::from_millis(1);
+const CALL_OFF_TIMES: u32 = 200;
+const CALL_OFF_LATER: Duration = Duration::from_millis(100);
+
+/// They need little: what they run is the system call.
+const STACK: usize = 64 << 10;
+
+static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, wait_for_peer);
 
 /// Waits until the peer has read everything that was written to `pipe`, a write still in flight
 /// included. Dropping the future calls the wait off; what was written stays.
 ///
-/// The blocked thread is one of `runtime`, whoever polls.
-///
-/// Takes a handle of its own: the pipe itself may be an end that only its runtime can close, and
-/// the blocked thread can outlive the runtime.
+/// Needs no runtime. Takes a handle of its own: the pipe itself may be an end that only its runtime can
+/// close, and the blocked thread can outlive both.
 ///
 /// # Errors
 ///
 /// When the peer leaves first, if it was still there at the beginning. What a peer that has left
-/// before had read, the system does not tell. When `runtime` has ended.
-pub(super) async fn flush(pipe: BorrowedHandle<'_>, runtime: &Handle) -> io::Result<()> {
-    let pipe = pipe.try_clone_to_owned()?;
-    let call = CallOff(Arc::new(Mutex::new(Stage::Queued)));
-    let stage = call.0.clone();
-    let flushed = runtime.spawn_blocking(move || {
-        let thread = current_thread()?;
-        {
-            let mut stage = lock(&stage);
-            if matches!(*stage, Stage::Over) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            *stage = Stage::Running(thread);
-        }
-        // SAFETY: `pipe` keeps the handle open until this closure ends.
-        let done = unsafe { FlushFileBuffers(pipe.as_raw_handle()) };
-        let result = if done == 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        };
-        *lock(&stage) = Stage::Over;
-        result
-    });
-    match flushed.await {
-        Ok(result) => result,
-        Err(e) if e.is_cancelled() => Err(runtime_ended()),
-        Err(e) => Err(io::Error::other(e)),
+/// before had read, the system does not tell.
+pub(super) fn flush(pipe: BorrowedHandle<'_>) -> io::Result<Flush> {
+    CALLS.ask(pipe.try_clone_to_owned()?)
+}
+
+/// A wait for the peer.
+pub(super) struct Flush {
+    calls: &'static Calls,
+    wait: Arc<Wait>,
+    answer: oneshot::Receiver<io::Result<()>>,
+}
+
+/// What is known of a wait by all that have to do with it.
+#[derive(Default)]
+struct Wait {
+    /// Whether the system was asked at least once.
+    begun: AtomicBool,
+    /// Whether nobody waits any more.
+    called_off: AtomicBool,
+}
+
+impl Flush {
+    /// Whether the system was asked at least once.
+    pub(super) fn has_begun(&self) -> bool {
+        self.wait.begun.load(Relaxed)
     }
 }
 
-enum Stage {
-    Queued,
-    /// On this thread, which does nothing else before it has set another stage.
-    Running(OwnedHandle),
-    Over,
+impl Future for Flush {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Whoever has the other end answers, except in a panic.
+        let gone = |_| Err(io::Error::other("the waiting thread has panicked"));
+        Pin::new(&mut self.answer)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or_else(gone))
+    }
 }
 
-/// Calls the flush off when dropped, unless it is over.
-struct CallOff(Arc<Mutex<Stage>>);
-
-impl Drop for CallOff {
+impl Drop for Flush {
     fn drop(&mut self) {
-        // The thread may be about to enter the call, where it cannot be reached yet: then the
-        // next try finds it there, microseconds later. The bound is for the unforeseen.
-        for _ in 0..10_000 {
-            let mut stage = lock(&self.0);
-            match &*stage {
-                Stage::Queued => *stage = Stage::Over,
-                // SAFETY: the handle is a thread's, and is open while the stage holds it. The
-                // lock keeps the thread from going on to anything else that could be cancelled.
-                Stage::Running(it) if unsafe { CancelSynchronousIo(it.as_raw_handle()) } == 0 => {
-                    drop(stage);
-                    std::thread::yield_now();
-                    continue;
+        self.wait.called_off.store(true, Release);
+        self.calls.called_off(&self.wait);
+    }
+}
+
+/// One end that is to be asked about.
+struct Ask {
+    pipe: OwnedHandle,
+    wait: Arc<Wait>,
+    answer: oneshot::Sender<io::Result<()>>,
+}
+
+/// A thread in a call, or about to enter it.
+struct Caller {
+    thread: OwnedHandle,
+    /// Whether it is. Until this is unset, the thread does nothing else that could be cancelled.
+    is_calling: Mutex<bool>,
+}
+
+impl Caller {
+    /// Makes the system end the call, if the thread is still blocked in it.
+    fn call_off(&self) {
+        let is_calling = lock(&self.is_calling);
+        if *is_calling {
+            // SAFETY: the handle is a thread's, and is open while `self` holds it. The lock keeps the
+            // thread from going on to anything else that could be cancelled.
+            unsafe { CancelSynchronousIo(self.thread.as_raw_handle()) };
+        }
+    }
+}
+
+/// A call that has not returned.
+struct Call {
+    caller: Arc<Caller>,
+    wait: Arc<Wait>,
+    since: Instant,
+    /// How often it was called off, and from when on it may be again.
+    tries: u32,
+    again_from: Instant,
+}
+
+impl Call {
+    fn is_left_behind(&self) -> bool {
+        self.tries >= CALL_OFF_TIMES
+    }
+}
+
+struct Calls {
+    threads: usize,
+    left_behind: usize,
+    state: Mutex<State>,
+    /// Blocks until the peer has read everything.
+    wait: fn(&OwnedHandle) -> io::Result<()>,
+}
+
+struct State {
+    /// Those that were not asked about yet, and those whose turn was over before there was an answer.
+    first: VecDeque<Ask>,
+    again: VecDeque<Ask>,
+    /// The oldest first.
+    running: Vec<Call>,
+    threads: usize,
+    has_overseer: bool,
+}
+
+impl State {
+    fn next(&mut self) -> Option<Ask> {
+        self.first.pop_front().or_else(|| self.again.pop_front())
+    }
+
+    fn left_behind(&self) -> usize {
+        let behind = self.running.iter().filter(|it| it.is_left_behind());
+        behind.count()
+    }
+
+    /// How many wait that no thread is about to take.
+    fn waiting(&self) -> usize {
+        (self.first.len() + self.again.len()).saturating_sub(self.free())
+    }
+
+    /// How many threads are not in a call.
+    fn free(&self) -> usize {
+        self.threads - self.running.len()
+    }
+
+    /// How long a call may block: for ever if nobody else waits.
+    fn turn(&self) -> Option<Duration> {
+        match self.waiting() {
+            0 => None,
+            _ if self.first.len() > self.free() => Some(FIRST_TURN),
+            _ => Some(TURN),
+        }
+    }
+
+    /// Whether there are calls that are to end, or will be.
+    fn needs_overseer(&self) -> bool {
+        let called_off = |it: &Call| it.wait.called_off.load(Acquire);
+        !self.running.is_empty() && (self.waiting() > 0 || self.running.iter().any(called_off))
+    }
+
+    /// Whose calls are to be called off now, and when to look again.
+    fn overdue(&mut self) -> (Vec<Arc<Caller>>, Duration) {
+        let (now, turn) = (Instant::now(), self.turn());
+        let mut waiting = self.waiting();
+        let (mut overdue, mut pause) = (vec![], CALL_OFF_LATER);
+        for call in &mut self.running {
+            let has_had_its_turn = turn.is_some_and(|turn| now - call.since >= turn);
+            let called_off = call.wait.called_off.load(Acquire);
+            let is_to_end = called_off || (waiting > 0 && has_had_its_turn);
+            let later = match (call.is_left_behind(), is_to_end) {
+                (true, _) => CALL_OFF_LATER,
+                (false, true) => {
+                    waiting = waiting.saturating_sub(1);
+                    CALL_OFF_EVERY
                 }
-                Stage::Running(_) | Stage::Over => {}
+                (false, false) => turn.map_or(CALL_OFF_LATER, |turn| turn / 2),
+            };
+            pause = pause.min(later);
+            if is_to_end && now >= call.again_from {
+                call.tries += 1;
+                call.again_from = now + later;
+                // Should it be in another call by then, that one is made again.
+                overdue.push(call.caller.clone());
             }
+        }
+        (overdue, pause)
+    }
+}
+
+impl Calls {
+    const fn new(
+        threads: usize,
+        left_behind: usize,
+        wait: fn(&OwnedHandle) -> io::Result<()>,
+    ) -> Self {
+        let state = State {
+            first: VecDeque::new(),
+            again: VecDeque::new(),
+            running: Vec::new(),
+            threads: 0,
+            has_overseer: false,
+        };
+        Calls {
+            threads,
+            left_behind,
+            state: Mutex::new(state),
+            wait,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn ask(&'static self, pipe: OwnedHandle) -> io::Result<Flush> {
+        let wait = Arc::new(Wait::default());
+        let (sender, answer) = oneshot::channel();
+        let ask = Ask {
+            pipe,
+            wait: wait.clone(),
+            answer: sender,
+        };
+        let mut state = self.lock();
+        state.first.push_back(ask);
+        let made = self.make_thread(&mut state);
+        let rejected = match made {
+            // Nobody would ever take it.
+            Err(error) if state.threads == 0 => Some((error, state.first.pop_back())),
+            _ => None,
+        };
+        self.see_to(&mut state);
+        drop(state);
+        match rejected {
+            Some((error, _)) => Err(error),
+            None => Ok(Flush {
+                calls: self,
+                wait,
+                answer,
+            }),
+        }
+    }
+
+    /// How many threads there may be.
+    fn most(&self, state: &State) -> usize {
+        self.threads + state.left_behind().min(self.left_behind)
+    }
+
+    /// Makes a thread for what waits, if there may be one more.
+    fn make_thread(&'static self, state: &mut State) -> io::Result<()> {
+        if state.waiting() > 0 && state.threads < self.most(state) {
+            let named = thread::Builder::new().name("asyncipc-flush".into());
+            named.stack_size(STACK).spawn(move || ask_all(self))?;
+            state.threads += 1;
+        }
+        Ok(())
+    }
+
+    /// Somebody who waited does not any more.
+    fn called_off(&'static self, wait: &Arc<Wait>) {
+        let mut state = self.lock();
+        let State { first, again, .. } = &mut *state;
+        let mut dropped = None;
+        for queue in [first, again] {
+            if let Some(place) = queue.iter().position(|it| Arc::ptr_eq(&it.wait, wait)) {
+                dropped = queue.remove(place);
+            }
+        }
+        self.see_to(&mut state);
+        drop(state);
+        // Closes the handle.
+        drop(dropped);
+    }
+
+    /// Sees to it that there is an overseer if there is something to see to.
+    fn see_to(&'static self, state: &mut State) {
+        if state.has_overseer || !state.needs_overseer() {
             return;
         }
+        let named = thread::Builder::new().name("asyncipc-flush-overseer".into());
+        match named.stack_size(STACK).spawn(move || self.oversee()) {
+            Ok(_) => state.has_overseer = true,
+            // Whoever comes next tries again. Until then, those who wait longest keep their turn.
+            Err(error) => {
+                tracing::warn!(%error, "cannot make a thread that gives others their turn")
+            }
+        }
+    }
+
+    /// Until there is nothing to see to.
+    fn oversee(&'static self) {
+        let mut state = self.lock();
+        while state.needs_overseer() {
+            let (overdue, pause) = state.overdue();
+            // In place of those that were left behind. If it fails, whoever comes next tries again.
+            let _ = self.make_thread(&mut state);
+            drop(state);
+            for caller in overdue {
+                caller.call_off();
+            }
+            thread::sleep(pause);
+            state = self.lock();
+        }
+        state.has_overseer = false;
+    }
+}
+
+/// A thread that asks about one end after the other, while there are any.
+fn ask_all(calls: &'static Calls) {
+    let caller = current_thread().map(|thread| {
+        Arc::new(Caller {
+            thread,
+            is_calling: Mutex::new(false),
+        })
+    });
+    let mut state = calls.lock();
+    while state.threads <= calls.most(&state)
+        && let Some(ask) = state.next()
+    {
+        let answer = match &caller {
+            Ok(caller) => {
+                let since = Instant::now();
+                state.running.push(Call {
+                    caller: caller.clone(),
+                    wait: ask.wait.clone(),
+                    since,
+                    tries: 0,
+                    again_from: since,
+                });
+                calls.see_to(&mut state);
+                drop(state);
+                *lock(&caller.is_calling) = true;
+                ask.wait.begun.store(true, Relaxed);
+                let answer = (calls.wait)(&ask.pipe);
+                *lock(&caller.is_calling) = false;
+                state = calls.lock();
+                state.running.retain(|it| !Arc::ptr_eq(&it.wait, &ask.wait));
+                answer
+            }
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        let was_called_off = answer.as_ref().is_err_and(|error| {
+            error.raw_os_error() == Some(ERROR_OPERATION_ABORTED.cast_signed())
+        });
+        if was_called_off && !ask.wait.called_off.load(Acquire) {
+            // For others to have their turn.
+            state.again.push_back(ask);
+            continue;
+        }
+        drop(state);
+        // The handle first: who closes has let go of the pipe when it is told.
+        drop(ask.pipe);
+        let _ = ask.answer.send(answer);
+        state = calls.lock();
+    }
+    state.threads -= 1;
+    calls.see_to(&mut state);
+}
+
+/// Blocks until the peer has read everything or has left, or until it is called off.
+fn wait_for_peer(pipe: &OwnedHandle) -> io::Result<()> {
+    // SAFETY: the handle is open for as long as `pipe` is borrowed.
+    match unsafe { FlushFileBuffers(pipe.as_raw_handle()) } {
+        0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }
 
@@ -106,4 +435,109 @@ fn current_thread() -> io::Result<OwnedHandle> {
     }
     // SAFETY: the call has just given us this handle, and nobody else has it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::ptr::null;
+
+    use tokio::time::timeout;
+    use windows_sys::Win32::System::Threading::{
+        CreateEventW, INFINITE, SetEvent, WaitForSingleObject,
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    impl State {
+        fn is_at_rest(&self) -> bool {
+            self.threads == 0 && !self.has_overseer
+        }
+    }
+
+    /// Stands for a pipe whose peer reads when the event is set, and for a call that cannot be called
+    /// off: waiting for an event is none that CancelSynchronousIo ends.
+    struct Event(OwnedHandle);
+
+    impl Event {
+        fn new() -> Self {
+            // SAFETY: no attributes, no name.
+            let handle = unsafe { CreateEventW(null(), 1, 0, null()) };
+            assert!(!handle.is_null());
+            // SAFETY: the call has just given us this handle, and nobody else has it.
+            Event(unsafe { OwnedHandle::from_raw_handle(handle) })
+        }
+
+        fn set(&self) {
+            // SAFETY: the handle is open.
+            assert_ne!(unsafe { SetEvent(self.0.as_raw_handle()) }, 0);
+        }
+
+        fn asked_about(&self, calls: &'static Calls) -> Flush {
+            calls.ask(self.0.try_clone().unwrap()).unwrap()
+        }
+    }
+
+    fn wait(event: &OwnedHandle) -> io::Result<()> {
+        // SAFETY: the handle is open.
+        match unsafe { WaitForSingleObject(event.as_raw_handle(), INFINITE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn calls(threads: usize, left_behind: usize) -> &'static Calls {
+        Box::leak(Box::new(Calls::new(threads, left_behind, wait)))
+    }
+
+    /// Until something has happened that other threads do.
+    async fn until(mut happened: impl FnMut() -> bool) {
+        let waiting = async {
+            while !happened() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_thread_whose_call_cannot_be_called_off_is_left_behind_and_others_are_asked_about() {
+        let calls = calls(1, 1);
+        let (stuck, read) = (Event::new(), Event::new());
+        read.set();
+        let mut first = pin!(stuck.asked_about(calls));
+        let second = read.asked_about(calls);
+        tokio::select! {
+            biased;
+            it = &mut first => panic!("nobody has read: {it:?}"),
+            it = timeout(PATIENCE, second) => it.unwrap().unwrap(),
+        }
+        // What was left behind is an answer all the same.
+        stuck.set();
+        timeout(PATIENCE, first).await.unwrap().unwrap();
+        until(|| calls.lock().is_at_rest()).await;
+    }
+
+    #[tokio::test]
+    async fn no_more_threads_are_made_than_may_be_left_behind_and_the_rest_was_not_asked_about() {
+        let calls = calls(2, 3);
+        let stuck = Event::new();
+        let mut waits: Vec<Flush> = (0..20).map(|_| stuck.asked_about(calls)).collect();
+        let begun = |waits: &[Flush]| waits.iter().filter(|it| it.has_begun()).count();
+        until(|| begun(&waits) == 5).await;
+        // The last two can be left behind as well, but not be replaced.
+        until(|| calls.lock().left_behind() == 5).await;
+        assert_eq!(begun(&waits), 5);
+        assert_eq!(calls.lock().threads, 5);
+        // Those who give up do not wait for their threads, and those who were not asked about are gone.
+        waits.truncate(3);
+        assert_eq!(calls.lock().waiting(), 0);
+        stuck.set();
+        for wait in waits {
+            timeout(PATIENCE, wait).await.unwrap().unwrap();
+        }
+        until(|| calls.lock().is_at_rest()).await;
+    }
 }

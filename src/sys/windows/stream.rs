@@ -1,11 +1,12 @@
 //! A connected end of a named pipe.
 
-use std::future::poll_fn;
+use std::future::{Future as _, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{
     AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, IntoRawHandle, OwnedHandle,
 };
+use std::pin::Pin;
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -55,6 +56,8 @@ pub(crate) struct Stream {
     runtime: Handle,
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
+    /// Whether the system was asked what the peer has read, as far as that had to be asked.
+    asked: AtomicBool,
     /// Whether the peer has left.
     ended: AtomicBool,
     /// Where a dropped server end may be waited for.
@@ -155,6 +158,7 @@ impl Stream {
             end: Arc::new(end),
             runtime: Handle::current(),
             unconfirmed: AtomicBool::new(false),
+            asked: AtomicBool::new(true),
             ended: AtomicBool::new(false),
             lingering,
         }
@@ -303,12 +307,21 @@ impl Stream {
     /// Waits until the peer has read everything that was written; an error when it never will.
     pub(crate) async fn drained(&self) -> io::Result<()> {
         if self.unconfirmed().load(Relaxed) {
-            flush(self.as_handle(), &self.runtime)
-                .await
-                .map_err(closed)?;
+            let mut flushing = flush(self.as_handle())?;
+            let flushed = poll_fn(|cx| {
+                let flushed = Pin::new(&mut flushing).poll(cx);
+                self.asked.store(flushing.has_begun(), Relaxed);
+                flushed
+            });
+            flushed.await.map_err(closed)?;
             self.unconfirmed().store(false, Relaxed);
         }
         Ok(())
+    }
+
+    /// Whether the system was asked what the peer has read, as far as that had to be asked.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.load(Relaxed)
     }
 
     /// Throws away what has come and nobody has read: closing with it unread would make the peer's
@@ -412,12 +425,15 @@ impl Drop for Stream {
         if !self.unconfirmed().load(Relaxed) || self.has_ended() {
             return;
         }
-        let (end, runtime, limit) = (self.end.clone(), self.runtime.clone(), lingering.limit);
+        let (end, limit) = (self.end.clone(), lingering.limit);
         let linger = async move {
-            // As long as it waits for the peer to read, the peer must not wait for it.
             let taken = async {
+                let Ok(flushing) = flush(end.as_handle()) else {
+                    return;
+                };
+                // As long as it waits for the peer to read, the peer must not wait for it.
                 tokio::select! {
-                    _ = flush(end.as_handle(), &runtime) => {}
+                    _ = flushing => {}
                     _ = end.discard() => {}
                 }
             };
