@@ -48,8 +48,11 @@ impl Closing {
     pub(crate) async fn discarding<F: Future>(&self, io: &sys::Stream, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            self.poll_discard(io, cx);
-            future.as_mut().poll(cx)
+            let output = future.as_mut().poll(cx);
+            if output.is_pending() {
+                self.poll_discard(io, cx);
+            }
+            output
         })
         .await
     }
@@ -57,7 +60,8 @@ impl Closing {
     /// Waits until the peer has taken everything.
     pub(crate) async fn drained(&self, io: &sys::Stream) -> io::Result<()> {
         io.drained().await?;
-        if self.unread.load(Acquire) {
+        // What was refused is not taken after all: the peer's close is to fail.
+        if self.unread.load(Acquire) && !io.has_refused() {
             io.take_rest().await;
         }
         Ok(())

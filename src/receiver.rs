@@ -191,6 +191,11 @@ impl PipeReceiver {
                 if self.to_skip.is_some() && matches!(**error, Error::MessageTooLarge { .. }) => {}
             _ => {
                 self.ended = true;
+                if let Err(error) = &incoming
+                    && matches!(**error, Error::MessageTooLarge { .. })
+                {
+                    self.shared.io.refuse();
+                }
                 self.shared.closing.nobody_reads();
                 self.own = BytesMut::new();
                 self.block.rest();

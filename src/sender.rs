@@ -254,7 +254,15 @@ impl PipeSender {
     }
 
     fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.closing.poll_discard(&self.shared.io, cx);
+        let closed = self.poll_close_alone(cx);
+        if closed.is_pending() {
+            self.shared.closing.poll_discard(&self.shared.io, cx);
+        }
+        closed
+    }
+
+    /// Whatever the peer sends.
+    fn poll_close_alone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_end(cx))?;
         if let SendState::Ended = self.state {
             let shared = self.shared.clone();

@@ -716,29 +716,3 @@ async fn a_hub_that_drains_does_not_hold_up_a_client_that_is_still_sending() {
         assert!(read == sample(LARGE, 9), "{transport}");
     }
 }
-
-#[cfg(any(windows, target_os = "linux"))] // Others do not tell what the peer has read.
-#[tokio::test]
-async fn a_peer_that_takes_no_message_of_that_size_has_left_when_it_leaves() {
-    for stays in [true, false] {
-        for (transport, server, client) in transports("limit") {
-            let server = server.max_message_size(100);
-            let client = client.linger(match stays {
-                true => Duration::from_millis(200),
-                false => PATIENCE,
-            });
-            let (mut ours, mut theirs) = pair_of(&server, &client).await;
-            ours.feed(sample(LARGE, 0)).await.unwrap();
-            let there = async {
-                let error = theirs.next().await.unwrap().unwrap_err();
-                assert!(matches!(error, Error::MessageTooLarge { .. }), "{error}");
-                stays.then_some(theirs)
-            };
-            let (closed, _theirs) = within(async { tokio::join!(ours.close(), there) }).await;
-            match (stays, closed) {
-                (true, Err(Error::TimedOut { .. })) | (false, Err(Error::Closed { .. })) => {}
-                (_, closed) => panic!("{transport}, stays: {stays}: {closed:?}"),
-            }
-        }
-    }
-}

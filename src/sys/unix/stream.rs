@@ -33,6 +33,8 @@ pub(crate) struct Stream {
     io: Connected,
     /// Set when the peer closed its end with bytes of ours unread, which the system tells once.
     reset: AtomicBool,
+    /// Whether nothing more is taken out of the socket, unless it has to be.
+    refused: AtomicBool,
     /// Who is at the other end, where the system would not tell the truth.
     peer: Option<Box<Peer>>,
     /// The place among the server's connections, free again when this is dropped.
@@ -109,6 +111,7 @@ impl Stream {
         Ok(Stream {
             io: Connected::new(socket)?,
             reset: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             peer: None,
             _slot: slot,
         })
@@ -241,6 +244,15 @@ impl Stream {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         Ok(())
+    }
+
+    /// Notes that nothing more is taken out of the socket, unless it has to be.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Whether the system was asked what the peer has read: at once, each time.

@@ -24,8 +24,8 @@ use windows_sys::Win32::Storage::FileSystem::{
     SECURITY_SQOS_PRESENT,
 };
 use windows_sys::Win32::System::Pipes::{
-    GetNamedPipeClientProcessId, GetNamedPipeClientSessionId, GetNamedPipeServerProcessId,
-    GetNamedPipeServerSessionId,
+    DisconnectNamedPipe, GetNamedPipeClientProcessId, GetNamedPipeClientSessionId,
+    GetNamedPipeServerProcessId, GetNamedPipeServerSessionId,
 };
 
 use super::flush::flush;
@@ -58,6 +58,8 @@ pub(crate) struct Stream {
     unconfirmed: AtomicBool,
     /// Whether the system was asked what the peer has read, as far as that had to be asked.
     asked: AtomicBool,
+    /// Whether nothing more is taken out of the pipe, unless it has to be.
+    refused: AtomicBool,
     /// Whether the peer has left.
     ended: AtomicBool,
     /// Where a dropped server end may be waited for.
@@ -159,6 +161,7 @@ impl Stream {
             runtime: Handle::current(),
             unconfirmed: AtomicBool::new(false),
             asked: AtomicBool::new(true),
+            refused: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             lingering,
         }
@@ -319,6 +322,15 @@ impl Stream {
         Ok(())
     }
 
+    /// Notes that nothing more is taken out of the pipe, unless it has to be.
+    pub(crate) fn refuse(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.load(Relaxed)
+    }
+
     /// Whether the system was asked what the peer has read, as far as that had to be asked.
     pub(crate) fn was_asked(&self) -> bool {
         self.asked.load(Relaxed)
@@ -422,7 +434,11 @@ impl Drop for Stream {
         let Some(lingering) = &self.lingering else {
             return;
         };
+        let refused = self.has_refused();
         if !self.unconfirmed().load(Relaxed) || self.has_ended() {
+            if refused {
+                self.end.disconnect();
+            }
             return;
         }
         let (end, limit) = (self.end.clone(), lingering.limit);
@@ -431,10 +447,13 @@ impl Drop for Stream {
                 let Ok(flushing) = flush(end.as_handle()) else {
                     return;
                 };
-                // As long as it waits for the peer to read, the peer must not wait for it.
+                // As long as it waits for the peer to read, the peer must not wait for it. Unless nothing
+                // more is taken of what the peer sends.
                 tokio::select! {
-                    _ = flushing => {}
-                    _ = end.discard() => {}
+                    flushed = flushing => if refused && flushed.is_ok() {
+                        end.disconnect();
+                    },
+                    _ = end.discard(), if !refused => {}
                 }
             };
             let _ = tokio::time::timeout(limit, taken).await;
@@ -455,6 +474,14 @@ impl End {
             Err(e) if e.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) => Ok(0),
             result => result,
         }
+    }
+
+    /// Hangs up in a way that the client can tell from an ordinary end, also later: what it has written,
+    /// it cannot flush any more. For a server's end, and when the client has read everything, which
+    /// would go as well.
+    fn disconnect(&self) {
+        // SAFETY: the handle is open for as long as `self` is borrowed.
+        unsafe { DisconnectNamedPipe(self.as_handle().as_raw_handle()) };
     }
 
     /// Reads and throws away, until the peer has left.
