@@ -5,12 +5,12 @@ mod buffers;
 mod busy_wait;
 mod client;
 mod closing;
-mod codec;
 mod connection;
 mod delegate;
 #[cfg(feature = "endpoint")]
 mod endpoint;
 mod error;
+mod framing;
 mod hub;
 mod hub_client;
 mod listener;
@@ -31,16 +31,14 @@ mod turn;
 mod worker;
 
 pub use client::{ClientBuilder, PipeClient};
-pub use codec::MessageCodec;
 pub use connection::PipeConnection;
 pub use delegate::PipeDelegate;
-#[cfg(all(feature = "endpoint", fuzzing))]
-pub use endpoint::fuzzing;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{
     Endpoint, EndpointBuilder, EndpointError, EndpointEvent, EndpointHandle, Envelope,
 };
 pub use error::Error;
+pub use framing::MessageCodec;
 pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub};
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
@@ -54,3 +52,11 @@ pub use stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
 pub use sys::ext::*;
 #[cfg(feature = "worker")]
 pub use worker::{FromParent, WorkerBuilder};
+
+/// What the fuzz targets need of what is not public.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    #[cfg(feature = "endpoint")]
+    pub use crate::endpoint::fuzzing::*;
+    pub use crate::framing::fuzzing::*;
+}

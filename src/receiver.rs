@@ -6,47 +6,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BytesMut;
 use futures_core::stream::{FusedStream, Stream};
 
-use crate::buffers::{BLOCK, Block};
 use crate::busy_wait::{ATTEMPTS, BusyWait};
-use crate::codec::{HEADER, Progress};
 use crate::connection::Shared;
+use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
 use crate::{
     ConnectionStats, Error, MessageCodec, Peer, PipeConnection, PipeName, PipeSender, sys,
 };
 
-/// Frames up to this length are read many at a time, and copied out of the block.
-const COPY_OUT: usize = 16 << 10;
-
-/// The same after a wait, when the next message probably comes alone.
-const ALONE: usize = 1 << 10;
-
-/// The most that is made room for because the frame before was that long.
-const EXPECTED: usize = HEADER + (1 << 20);
-
 /// The half of a [`PipeConnection`] that receives.
 pub struct PipeReceiver {
     pub(crate) shared: Arc<Shared>,
-    codec: MessageCodec,
-    /// What was read and not handed out yet: many small frames at a time. Stays empty where the
-    /// system keeps messages apart.
-    block: Block,
-    /// In place of that, the beginning of one frame in a buffer of its own, with which it will be
-    /// handed out: no copy is made, and its message keeps no more memory than it needs.
-    own: BytesMut,
-    /// How long the next frame will be, if it is as long as the one before it.
-    expected: usize,
-    /// Whether the next message is the first after a wait, and probably comes alone.
-    waited: bool,
+    /// Stays empty where the system keeps messages apart.
+    buffer: ReadBuffer,
     busy_wait: BusyWait,
     turn: Turn,
-    /// How much of a frame above the limit is still to come: nothing of it is at hand. `None`: such
-    /// a frame is the end.
-    to_skip: Option<usize>,
     ended: bool,
 }
 
@@ -56,7 +34,7 @@ type Failure = Box<Error>;
 /// A message that has come.
 enum Incoming {
     Message(BytesMut),
-    /// At the front of the receiver's buffer, with a payload of this length behind its header.
+    /// At the front of the receiver's buffer, with a payload of this length.
     Frame(usize),
 }
 
@@ -73,23 +51,16 @@ impl PipeReceiver {
     pub(crate) fn new(shared: Arc<Shared>, codec: MessageCodec, read_ahead: BytesMut) -> Self {
         PipeReceiver {
             shared,
-            codec,
-            block: Block::default(),
-            own: read_ahead,
-            expected: 0,
-            waited: false,
+            buffer: ReadBuffer::new(codec, read_ahead),
             busy_wait: BusyWait::default(),
             turn: Turn::default(),
-            to_skip: None,
             ended: false,
         }
     }
 
     /// What was read and not handed out yet.
     pub(crate) fn into_read_ahead(mut self) -> BytesMut {
-        let mut read_ahead = std::mem::take(&mut self.own);
-        read_ahead.extend_from_slice(self.block.as_slice());
-        read_ahead
+        self.buffer.take_all()
     }
 
     /// Waits busily for up to this long before sleeping.
@@ -101,7 +72,7 @@ impl PipeReceiver {
     /// of it is kept. Not for messages that the system keeps apart.
     #[cfg(feature = "endpoint")]
     pub(crate) fn skip_too_large(&mut self) {
-        self.to_skip = Some(0);
+        self.buffer.skip_too_large();
     }
 
     /// The connection's number, as [`PipeConnection::id`].
@@ -162,10 +133,7 @@ impl PipeReceiver {
                 Ok(Some(message.len()))
             }
             Some(Ok(Incoming::Frame(len))) => {
-                buf.extend_from_slice(&self.at_hand()[HEADER..HEADER + len]);
-                self.skip(HEADER + len);
-                // No buffers of their own for messages that are copied.
-                self.expected = 0;
+                self.buffer.copy_to(len, buf);
                 Ok(Some(len))
             }
         }
@@ -188,7 +156,8 @@ impl PipeReceiver {
         match &incoming {
             Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
             Err(error)
-                if self.to_skip.is_some() && matches!(**error, Error::MessageTooLarge { .. }) => {}
+                if self.buffer.skips_too_large()
+                    && matches!(**error, Error::MessageTooLarge { .. }) => {}
             _ => {
                 self.ended = true;
                 if let Err(error) = &incoming
@@ -197,8 +166,7 @@ impl PipeReceiver {
                     self.shared.io.refuse();
                 }
                 self.shared.closing.nobody_reads();
-                self.own = BytesMut::new();
-                self.block.rest();
+                self.buffer.clear();
             }
         }
         Poll::Ready(incoming.transpose())
@@ -209,7 +177,7 @@ impl PipeReceiver {
         let incoming = ready!(self.poll_incoming(cx));
         Poll::Ready(incoming.map(|it| match it {
             Ok(Incoming::Message(message)) => Ok(message),
-            Ok(Incoming::Frame(len)) => Ok(self.take_frame(len)),
+            Ok(Incoming::Frame(len)) => Ok(self.buffer.take(len)),
             Err(error) => Err(*error),
         }))
     }
@@ -223,7 +191,7 @@ impl PipeReceiver {
         // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
         // reads them sees to that.
         ready!(poll_spend(cx));
-        let max = self.codec.max_message_size();
+        let max = self.buffer.max_message_size();
         let received =
             ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
         Poll::Ready(match received {
@@ -242,92 +210,27 @@ impl PipeReceiver {
     /// The next message, each with its length in front.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         loop {
-            if let Some(left @ 1..) = self.to_skip {
-                self.discard(left);
-            }
-            let needs = match self.codec.progress(self.at_hand()) {
-                Progress::Complete(len) => {
+            let needs = match self.buffer.next_frame()? {
+                Frame::Complete(len) => {
                     ready!(self.turn.poll_go_on(cx));
                     return Poll::Ready(Ok(Some(Incoming::Frame(len))));
                 }
-                Progress::Needs(needs) => needs,
-                Progress::TooLarge(len) => {
-                    if self.to_skip.is_some() {
-                        self.skip(HEADER);
-                        self.discard(len);
-                    }
-                    return Poll::Ready(Err(self.codec.too_large(len).into()));
-                }
+                Frame::Needs(needs) => needs,
             };
-            match self.poll_fill(cx, needs) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(0)) if self.at_hand().is_empty() => return Poll::Ready(Ok(None)),
-                Poll::Ready(Ok(0)) => {
-                    let received = self.at_hand().len();
+            match ready!(self.poll_fill(cx, needs)) {
+                Ok(0) if self.buffer.is_empty() => return Poll::Ready(Ok(None)),
+                Ok(0) => {
+                    let received = self.buffer.len();
                     return Poll::Ready(Err(Error::Truncated {
                         received,
                         expected: needs,
                     }
                     .into()));
                 }
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(self.shared.failed_read(e).into())),
+                Ok(_) => {}
+                Err(e) => return Poll::Ready(Err(self.shared.failed_read(e).into())),
             }
         }
-    }
-
-    /// The beginning of the next frame, or more.
-    #[inline]
-    fn at_hand(&self) -> &[u8] {
-        if self.own.is_empty() {
-            self.block.as_slice()
-        } else {
-            &self.own
-        }
-    }
-
-    /// Takes a message whose header and `len` bytes of payload are at hand.
-    #[inline]
-    fn take_frame(&mut self, len: usize) -> BytesMut {
-        self.expected = HEADER + len;
-        if !self.own.is_empty() {
-            return self.take_own(len);
-        }
-        let message = BytesMut::from(&self.block.as_slice()[HEADER..HEADER + len]);
-        self.block.advance(HEADER + len);
-        message
-    }
-
-    fn take_own(&mut self, len: usize) -> BytesMut {
-        let whole = HEADER + len;
-        if self.own.len() == whole && self.own.capacity() <= 2 * whole + ALONE {
-            self.own.advance(HEADER);
-            return std::mem::take(&mut self.own);
-        }
-        // There is more, or far less, in a buffer that was made for one.
-        let message = BytesMut::from(&self.own[HEADER..HEADER + len]);
-        self.skip(HEADER + len);
-        message
-    }
-
-    /// Lets go of the frame at hand, which was copied.
-    fn skip(&mut self, len: usize) {
-        if self.own.is_empty() {
-            self.block.advance(len);
-            return;
-        }
-        self.own.advance(len);
-        if self.own.len() <= BLOCK {
-            self.block.push(&std::mem::take(&mut self.own));
-        }
-    }
-
-    /// Lets go of what is at hand of the `left` bytes that are to be skipped.
-    fn discard(&mut self, left: usize) {
-        let there = left.min(self.at_hand().len());
-        self.skip(there);
-        self.to_skip = Some(left - there);
-        self.expected = 0;
     }
 
     /// Reads once, towards the `needs` bytes of the next frame. `Ok(0)` is the end.
@@ -335,15 +238,7 @@ impl PipeReceiver {
         loop {
             let is_ready = self.shared.io.poll_read_ready(cx)?.is_ready();
             if !is_ready && !self.busy_wait.goes_on() {
-                if self.at_hand().is_empty() {
-                    // An idle connection keeps no memory.
-                    self.block.rest();
-                    self.own = BytesMut::new();
-                    self.waited = true;
-                } else if self.own.len() <= ALONE {
-                    // What has begun like this need not become as long as was expected.
-                    self.block.push(&std::mem::take(&mut self.own));
-                }
+                self.buffer.wait();
                 return Poll::Pending;
             }
             if !is_ready {
@@ -367,46 +262,13 @@ impl PipeReceiver {
         }
     }
 
-    /// Reads once. A peer gets memory for what it has sent, not for what it announces.
+    /// Reads once: when the system has said that there is something, or without knowing.
     fn read(&mut self, needs: usize, is_ready: bool) -> io::Result<usize> {
         let io = &self.shared.io;
-        if self.own.is_empty() {
-            let expected = self.expected.min(EXPECTED);
-            let large = expected > COPY_OUT;
-            if self.block.is_empty() {
-                if std::mem::take(&mut self.waited) && expected > ALONE {
-                    // Whatever comes is probably one frame like the last one.
-                    self.own.reserve(expected);
-                    return read(io, &mut (&mut self.own).limit(expected), is_ready);
-                }
-                if large {
-                    return read(io, &mut self.block.room(HEADER).limit(HEADER), is_ready);
-                }
-            }
-            if needs <= BLOCK && !(large && needs > COPY_OUT) {
-                // Many frames in one read, so no reads into the last corner of the block.
-                let least = (needs - self.block.len()).max(BLOCK / 4);
-                return read(io, &mut self.block.room(least), is_ready);
-            }
-            self.own.reserve(needs.min(expected.max(2 * BLOCK)));
-            self.own.extend_from_slice(self.block.as_slice());
-            self.block.rest();
-        }
-        let (len, missing) = (self.own.len(), needs - self.own.len());
-        if self.own.capacity() == len {
-            // As much again as has come, and not past the end.
-            let room = if missing <= len + BLOCK { missing } else { len };
-            self.own.reserve(room);
-        }
-        read(io, &mut (&mut self.own).limit(missing), is_ready)
-    }
-}
-
-/// Reads if the system has said that there is something, or without knowing.
-fn read(io: &sys::Stream, buf: &mut impl BufMut, is_ready: bool) -> io::Result<usize> {
-    match is_ready {
-        true => io.try_read(buf),
-        false => io.read_now(buf),
+        self.buffer.fill(needs, |mut room| match is_ready {
+            true => io.try_read(&mut room),
+            false => io.read_now(&mut room),
+        })
     }
 }
 
@@ -418,10 +280,10 @@ impl Stream for PipeReceiver {
         let this = self.get_mut();
         // Most small messages are there already, thanks to the one before them. There are none
         // after the end.
-        if let Progress::Complete(len) = this.codec.progress(this.at_hand()) {
+        if let Some(len) = this.buffer.complete() {
             ready!(this.turn.poll_go_on(cx));
             this.shared.counters.received(len);
-            return Poll::Ready(Some(Ok(this.take_frame(len))));
+            return Poll::Ready(Some(Ok(this.buffer.take(len))));
         }
         this.poll_next_read(cx)
     }
@@ -444,7 +306,7 @@ impl fmt::Debug for PipeReceiver {
         f.debug_struct("PipeReceiver")
             .field("id", &self.shared.id)
             .field("name", &self.shared.name)
-            .field("read_ahead", &self.at_hand().len())
+            .field("read_ahead", &self.buffer.len())
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }

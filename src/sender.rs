@@ -1,39 +1,20 @@
 use std::fmt;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures_sink::Sink;
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::buffers::{BLOCK, Block};
 use crate::closing::timed_out;
-use crate::codec::HEADER;
 use crate::connection::Shared;
+use crate::framing::WriteBuffer;
 use crate::sync::Deadline;
 use crate::turn::Turn;
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender, sys};
-
-/// Messages up to this size are copied into the batch that goes out in one write. Longer ones go
-/// out from where they are, without waiting for others.
-const COPY_IN: usize = 4 << 10;
-
-/// Where a write takes one buffer only, this much of a long message is copied behind what comes
-/// before it, to go out in one.
-const COALESCE: usize = 128 << 10;
-
-/// Messages up to this size are copied at once. Those up to [`COPY_IN`] are when another one comes
-/// behind them: one that goes out alone is not.
-const COPY_NOW: usize = 1 << 10;
-
-/// The most of a message that is given to one write: some systems refuse more than 2 GiB.
-const MOST_AT_ONCE: usize = 1 << 30;
-
-/// When this much waits to go out, it does, before more is taken.
-const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
 ///
@@ -44,7 +25,7 @@ pub struct PipeSender {
     pub(crate) codec: MessageCodec,
     /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
     gathers: bool,
-    batch: Batch,
+    buffer: WriteBuffer,
     state: SendState,
     turn: Turn,
     /// Runs from the first attempt to close on.
@@ -71,7 +52,7 @@ impl PipeSender {
             gathers: shared.io.messages().is_none(),
             shared,
             codec,
-            batch: Batch::default(),
+            buffer: WriteBuffer::default(),
             state: SendState::Open,
             turn: Turn::default(),
             linger: None,
@@ -112,19 +93,19 @@ impl PipeSender {
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         let writing = self.shared.io.writer().is_some_and(|it| !it.is_idle());
-        self.batch.len() + usize::from(writing)
+        self.buffer.len() + usize::from(writing)
     }
 
     /// How many bytes are lost when it gives up now.
-    pub(crate) fn in_batch(&self) -> usize {
-        self.batch.len()
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Whether a message can be taken without waiting.
     #[inline]
     pub(crate) fn has_room(&mut self) -> Result<bool, Error> {
         if self.gathers {
-            return Ok(!self.batch.is_full());
+            return Ok(!self.buffer.is_full());
         }
         if self.unsent() > 0 {
             return Ok(false);
@@ -223,32 +204,32 @@ impl PipeSender {
         self.shared.counters.sent(message.len());
         match self.shared.io.messages() {
             Some(messages) => messages.start_send(std::mem::take(message)),
-            None => self.batch.push(header, message),
+            None => self.buffer.push(header, message),
         }
         Ok(())
     }
 
     /// From now on, the payload that was sent last is kept for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
-        self.batch.keeps_spent = true;
+        self.buffer.keep_spent();
     }
 
     /// A payload that is of no more use: to be dropped where no lock is held, for its bytes may be the
     /// application's, with code of its own.
     pub(crate) fn take_spent(&mut self) -> Bytes {
-        std::mem::take(&mut self.batch.spent)
+        self.buffer.take_spent()
     }
 
     /// Takes back what was taken and is not with the system, without a word.
     pub(crate) fn discard(&mut self) {
-        self.batch.clear();
+        self.buffer.clear();
     }
 
     /// At the linger deadline.
     pub(crate) fn give_up(&mut self) -> Error {
-        let rest_is_lost = !self.batch.is_empty();
+        let rest_is_lost = !self.buffer.is_empty();
         self.state = SendState::GivenUp;
-        self.batch.clear();
+        self.buffer.clear();
         let shared = &self.shared;
         timed_out(&shared.io, &shared.name, shared.linger, rest_is_lost)
     }
@@ -303,15 +284,38 @@ impl PipeSender {
         drained.map_err(|e| Error::from_io("cannot close", &self.shared.name, e))
     }
 
+    /// Writes everything that is buffered.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (io, buffer) = (&self.shared.io, &mut self.buffer);
+        while !buffer.is_empty() {
+            if let Some(writer) = io.writer() {
+                ready!(writer.poll_flush(cx))?;
+                writer.start_send(buffer.take());
+                continue;
+            }
+            if !io.is_write_vectored() {
+                buffer.coalesce();
+            }
+            let slices = buffer.slices();
+            let slices = &slices[..if slices[1].is_empty() { 1 } else { 2 }];
+            let n = ready!(io.poll_write_vectored(cx, slices))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            buffer.advance(n);
+        }
+        io.poll_flush(cx)
+    }
+
     /// Hands everything that was taken to the system.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.has_closed() || self.has_failed() {
             return Poll::Ready(Err(self.closed()));
         }
-        let result = ready!(self.batch.poll_write(cx, &self.shared.io));
+        let result = ready!(self.poll_write(cx));
         Poll::Ready(result.map_err(|e| {
             self.state = SendState::Failed;
-            self.batch.clear();
+            self.buffer.clear();
             Error::from_io("cannot write to", &self.shared.name, e)
         }))
     }
@@ -326,7 +330,7 @@ impl Sink<Bytes> for PipeSender {
         match this.state {
             SendState::Open => {
                 ready!(this.turn.poll_go_on(cx));
-                match this.gathers && !this.batch.is_full() {
+                match this.gathers && !this.buffer.is_full() {
                     true => Poll::Ready(Ok(())),
                     false => this.poll_drain(cx),
                 }
@@ -343,7 +347,7 @@ impl Sink<Bytes> for PipeSender {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        this.batch.rest();
+        this.buffer.release();
         Poll::Ready(Ok(()))
     }
 
@@ -359,139 +363,16 @@ impl fmt::Debug for PipeSender {
         f.debug_struct("PipeSender")
             .field("id", &self.shared.id)
             .field("name", &self.shared.name)
-            .field("unsent", &self.batch.len())
+            .field("unsent", &self.buffer.len())
             .field("open", &matches!(self.state, SendState::Open))
             .finish_non_exhaustive()
     }
 }
 
-/// Frames on their way out: many small ones in one buffer, then at most one payload that is not
-/// copied where the system takes several buffers in one write.
-#[derive(Default)]
-struct Batch {
-    head: Block,
-    payload: Bytes,
-    /// The last payload that was done with, if it is kept for somebody to drop it.
-    spent: Bytes,
-    keeps_spent: bool,
-}
-
-impl Batch {
-    fn len(&self) -> usize {
-        self.head.len() + self.payload.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether it must be written before it takes more.
-    fn is_full(&self) -> bool {
-        self.payload.len() > COPY_IN || self.head.len() >= HIGH_WATER
-    }
-
-    #[inline]
-    fn push(&mut self, header: [u8; HEADER], message: &mut Bytes) {
-        if !self.payload.is_empty() {
-            self.head.push(&self.payload);
-            self.retire();
-        }
-        self.head.push(&header);
-        if message.len() > COPY_NOW {
-            self.payload = std::mem::take(message);
-        } else {
-            self.head.push(message);
-        }
-    }
-
-    /// Lets go of the payload, and so of the memory that it was a part of.
-    fn retire(&mut self) {
-        let payload = std::mem::take(&mut self.payload);
-        if self.keeps_spent {
-            self.spent = payload;
-        }
-    }
-
-    /// Writes everything.
-    fn poll_write(&mut self, cx: &mut Context<'_>, io: &sys::Stream) -> Poll<io::Result<()>> {
-        while !self.is_empty() {
-            if let Some(writer) = io.writer() {
-                ready!(writer.poll_flush(cx))?;
-                if self.len() <= COALESCE {
-                    self.coalesce();
-                }
-                writer.start_send(self.take());
-                continue;
-            }
-            if !io.is_write_vectored() {
-                self.coalesce();
-            }
-            let bufs = [
-                IoSlice::new(self.head.as_slice()),
-                IoSlice::new(&self.payload[..self.payload.len().min(MOST_AT_ONCE)]),
-            ];
-            let bufs = &bufs[..if self.payload.is_empty() { 1 } else { 2 }];
-            let n = ready!(io.poll_write_vectored(cx, bufs))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.advance(n);
-        }
-        io.poll_flush(cx)
-    }
-
-    /// Fills the rest of a write that begins with small frames from the large one behind them.
-    fn coalesce(&mut self) {
-        let head = self.head.len();
-        if head > 0 && head < COALESCE {
-            let n = self.payload.len().min(COALESCE - head);
-            self.head.push(&self.payload[..n]);
-            self.payload.advance(n);
-            if n > 0 && self.payload.is_empty() {
-                self.retire();
-            }
-        }
-    }
-
-    /// What comes next, as one buffer for a system that keeps it until it is written.
-    fn take(&mut self) -> Bytes {
-        match self.head.len() {
-            0 => std::mem::take(&mut self.payload),
-            1..=COPY_IN => {
-                let bytes = Bytes::copy_from_slice(self.head.as_slice());
-                self.head.advance(bytes.len());
-                bytes
-            }
-            _ => self.head.take(),
-        }
-    }
-
-    fn advance(&mut self, n: usize) {
-        let head = n.min(self.head.len());
-        self.head.advance(head);
-        self.payload.advance(n - head);
-        if head < n && self.payload.is_empty() {
-            self.retire();
-        }
-    }
-
-    /// Gives memory back when nothing is on its way.
-    fn rest(&mut self) {
-        self.head.rest();
-    }
-
-    fn clear(&mut self) {
-        self.head.rest();
-        if !self.payload.is_empty() {
-            self.retire();
-        }
-    }
-}
-
-impl Drop for Batch {
+impl Drop for PipeSender {
     fn drop(&mut self) {
-        if !self.is_empty() {
-            let bytes = self.len();
+        if !self.buffer.is_empty() {
+            let bytes = self.buffer.len();
             tracing::warn!(
                 bytes,
                 "a connection was dropped with messages fed and never flushed"

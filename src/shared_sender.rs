@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 
-use crate::codec::HEADER;
 use crate::connection::Shared;
+use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
 
@@ -310,7 +310,7 @@ impl Queue {
     fn abandon(&self) -> Error {
         let (bytes, error) = self.with(|state| {
             state.blocked = None;
-            (state.sender.in_batch(), state.sender.give_up())
+            (state.sender.buffered(), state.sender.give_up())
         });
         // A write that the system has already goes on.
         if bytes > 0 {

@@ -1,7 +1,11 @@
 //! How a connection ends, and what still arrives when it does.
 #![cfg_attr(
     not(any(windows, target_os = "linux")),
-    allow(dead_code, unused_imports, reason = "elsewhere many tests are left out")
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "elsewhere many tests are left out"
+    )
 )]
 
 mod common;

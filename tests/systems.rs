@@ -143,7 +143,10 @@ fn in_namespace(options: &[&str], prepare: &str, test: &str, role: &str) -> bool
         Ok(output) if output.status.success() => {}
         Ok(output) => {
             let why = String::from_utf8_lossy(&output.stderr);
-            skipped(format!("no namespaces here: unshare {options:?}: {}", why.trim()));
+            skipped(format!(
+                "no namespaces here: unshare {options:?}: {}",
+                why.trim()
+            ));
             return false;
         }
         Err(e) => {
