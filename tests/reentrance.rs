@@ -173,24 +173,6 @@ fn whoever_is_woken_by_a_flush_may_flush_at_once() {
 }
 
 #[test]
-fn a_task_that_has_given_up_flushing_may_flush_when_it_is_forgotten() {
-    in_a_thread(async || {
-        let (hub, id, _client) = hub().await;
-        let handle = hub.handle();
-        handle.try_send(id, "hello".into()).unwrap();
-        let again = handle.clone();
-        let (hook, calls) = Hook::new(move || drop(again.flush(id).now_or_never()));
-        let waker = Waker::from(Arc::new(hook));
-        let mut given_up = Box::pin(handle.flush(id));
-        let polled = given_up.as_mut().poll(&mut Context::from_waker(&waker));
-        assert!(polled.is_pending());
-        drop((given_up, waker));
-        within(handle.flush(id)).await.unwrap();
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-    });
-}
-
-#[test]
 fn a_message_of_any_size_may_send_another_one_when_it_is_dropped() {
     for size in [10, 2_000, 100_000] {
         in_a_thread(async move || {

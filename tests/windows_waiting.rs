@@ -4,8 +4,9 @@
 mod common;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -237,24 +238,26 @@ async fn a_server_that_goes_away_is_not_found_although_its_client_keeps_the_othe
 /// Under Wine 8 the system's wait goes on, whoever has given it up.
 #[tokio::test]
 async fn a_wait_that_is_given_up_keeps_no_waker() {
-    struct Nobody;
-    impl Wake for Nobody {
-        fn wake(self: Arc<Self>) {}
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Relaxed);
+        }
     }
     for timeout in TIMEOUTS {
         let (builder, client) = messages("no-waker");
         let client = client.timeout(timeout);
         let (_server, _first, _accepted) = full(&builder, &client).await;
-        let nobody = Arc::new(Nobody);
-        let watched: Weak<Nobody> = Arc::downgrade(&nobody);
-        let waker = Waker::from(nobody);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(woken.clone());
         let mut waiting = Box::pin(client.connect());
         let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
         drop(waker);
-        assert!(watched.strong_count() > 0, "nobody would be woken");
+        assert!(Arc::strong_count(&woken) > 1, "nobody would be woken");
         drop(waiting);
-        assert_eq!(watched.strong_count(), 0, "{timeout:?}");
+        assert_eq!(Arc::strong_count(&woken), 1, "{timeout:?}");
+        assert!(!woken.0.load(Relaxed), "the place was taken all the time");
     }
 }
 
