@@ -27,7 +27,7 @@ mod conversation;
 mod envelope;
 mod error;
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod handle;
 mod handlers;
 mod handling;

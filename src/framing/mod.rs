@@ -6,7 +6,7 @@
 
 mod codec;
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(crate) mod fuzzing;
 mod read_buffer;
 mod write_buffer;
 
