@@ -14,8 +14,7 @@ use std::time::Duration;
 use asyncipc::{Error, PipeClient, PipeConnection, PipeServer};
 use bytes::Bytes;
 use common::{
-    HOLDS, PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, transports, unique_name,
-    within,
+    PATIENCE, byte_pair, pair, pair_of, sample, stays_pending, transports, unique_name, within,
 };
 #[cfg(unix)]
 use common::{itself, role, run_as};
@@ -233,7 +232,7 @@ fn close_gives_up_in_time_under_an_executor_that_is_not_tokios() {
         let (shared, _receiver) = shared.split();
         let errors = finishes(move || {
             block_on(async {
-                let unread = sample(HOLDS, 0);
+                let unread = sample(common::HOLDS, 0);
                 plain.send(unread.clone()).await.unwrap();
                 let mut bytes = bytes.into_stream().await.unwrap();
                 bytes.write_all(&unread).await.unwrap();
@@ -594,7 +593,7 @@ fn a_server_end_that_is_dropped_outside_of_any_runtime_stays_for_its_client() {
         let (mut client, mut accepted) = made_in.block_on(pair_of(&server, &client));
         // More than the client's end reads ahead.
         made_in
-            .block_on(within(accepted.send(sample(HOLDS, 0))))
+            .block_on(within(accepted.send(sample(common::HOLDS, 0))))
             .unwrap();
         drop(accepted);
         made_in.block_on(async {
@@ -604,7 +603,7 @@ fn a_server_end_that_is_dropped_outside_of_any_runtime_stays_for_its_client() {
                 tokio::task::yield_now().await;
             }
             let received = within(client.next()).await.unwrap().unwrap();
-            assert!(received == sample(HOLDS, 0), "{transport}");
+            assert!(received == sample(common::HOLDS, 0), "{transport}");
         });
     }
 }

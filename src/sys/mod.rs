@@ -6,8 +6,8 @@
 //!   runtime in which it was bound; `passes` tells which of its errors are worth another try
 //! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
-//!   `was_asked`, `refuse`, `has_refused`, `take_rest`, `runtime`, `peer`, `messages` where the system keeps messages apart, and `writer`
-//!   where it keeps the buffer of a write
+//!   `was_asked`, `refuse`, `has_refused`, `take_rest`, `runtime`, `peer`, `messages` where the system
+//!   keeps messages apart, and `writer` where it keeps the buffer of a write
 //! - `Messages` with `poll_recv`, `start_send`, `poll_flush` and `is_idle`
 //! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
 //! - `current_user`

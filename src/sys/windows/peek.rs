@@ -6,6 +6,11 @@
 //! between the answer and that wait takes the handle's signal back, until something ends: another
 //! task's write, which may be waiting for just that reader. So this has an event of its own.
 
+#![allow(
+    clippy::missing_const_for_thread_local,
+    reason = "it is one, which is not seen where the target has no thread-local storage of its own"
+)]
+
 use std::cell::OnceCell;
 use std::io;
 use std::mem::offset_of;
