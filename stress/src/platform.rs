@@ -43,7 +43,7 @@ mod imp {
                     control.push(SendAncillaryMessage::ScmRights(&fds)),
                     "has room for 8"
                 );
-                let flags = SendFlags::NOSIGNAL;
+                let flags = SendFlags::empty();
                 Ok(sendmsg(
                     &*peer,
                     &[IoSlice::new(bytes)],
@@ -61,7 +61,7 @@ mod imp {
             return Ok(());
         }
         let sent = peer.async_io(Interest::WRITABLE, || {
-            Ok(send(&*peer, b"!", SendFlags::OOB | SendFlags::NOSIGNAL)?)
+            Ok(send(&*peer, b"!", SendFlags::OOB)?)
         });
         match sent.await {
             // Linux before 5.15 has it for other sockets only.
