@@ -4,7 +4,6 @@
 mod common;
 
 use std::io::IoSlice;
-use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -164,11 +163,11 @@ async fn the_end_behind_a_descriptor_is_seen() {
 #[tokio::test]
 async fn descriptors_that_a_peer_sends_are_closed() {
     let (mut conn, peer) = connected().await;
-    let (sent, mut end) = descriptor();
+    let (sent, end) = descriptor();
     say(&peer, &frame("take this"), Some(&sent));
     drop(sent);
     assert_eq!(next(&mut conn).await, "take this");
     // Would wait for ever if this process had it.
-    let closed = tokio::task::spawn_blocking(move || end.read(&mut [0]).unwrap());
-    assert_eq!(within(closed).await.unwrap(), 0);
+    let mut end = tokio::net::unix::pipe::Receiver::from_file(end).unwrap();
+    assert_eq!(within(end.read(&mut [0])).await.unwrap(), 0);
 }
