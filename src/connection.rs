@@ -153,9 +153,9 @@ impl PipeConnection {
     /// Sends what was fed, and ends the connection when the peer has read everything.
     ///
     /// What the peer still sends meanwhile is taken and thrown away: it is not held up, and two
-    /// ends that close at once do not wait for each other. After [`Error::MessageTooLarge`], no more
-    /// is taken than it takes for the last messages to be read: the peer's own `close` is to say that
-    /// what it sent was not taken. The wait ends at the linger deadline, 5 s unless the builder's
+    /// ends that close at once do not wait for each other. After [`Error::MessageTooLarge`], it
+    /// is taken only until this end's own messages have been read: so the peer's `close` can say that
+    /// not all that it sent was taken. The wait ends at the linger deadline, 5 s unless the builder's
     /// `linger` says otherwise. What `Ok` means on each platform is said at [`PipeStream::close`].
     ///
     /// As a sink, through `SinkExt::close`, a connection that is kept throws nothing away before

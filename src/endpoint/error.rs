@@ -19,9 +19,9 @@ pub enum EndpointError {
         /// How many may wait.
         messages: usize,
     },
-    /// A handler's request was not made: so many handlers of one connection wait for other programs
-    /// already, or so many bytes of messages are in their hands, that what would be read meanwhile has no
-    /// bound otherwise.
+    /// A handler's request was not made: too many handlers of one connection wait for other programs
+    /// already, or those that wait have too many bytes of messages in hand. Without this bound, what is
+    /// read while they wait would have none.
     #[error(
         "{to} was not asked: {handlers} handlers of one connection, with {bytes} bytes of messages, wait \
          for other programs already; {bound} allows {most}"
@@ -32,11 +32,11 @@ pub enum EndpointError {
         to: String,
         /// How many wait.
         handlers: usize,
-        /// How long their messages are in all, as JSON, in bytes.
+        /// How many bytes their messages have in all, as JSON.
         bytes: usize,
         /// The option whose bound was reached: `waiting_handlers`, or `bytes_in_hand`.
         bound: &'static str,
-        /// How many handlers it allows to wait, or with how many bytes.
+        /// The most that it allows: a number of handlers, or of bytes.
         most: usize,
     },
     /// The data cannot be sent as JSON. Nothing was sent.

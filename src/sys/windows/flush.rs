@@ -2,19 +2,17 @@
 //!
 //! The system has one call for it, FlushFileBuffers, which blocks its thread for as long as the
 //! peer takes, also on a handle for overlapped I/O. So it is called on a few threads of our own, which
-//! exist only while there is something to wait for. Where more ends wait than there are threads, they
-//! take turns: a call that blocks is called off by the overseer, another thread, and made again later.
-//! Whoever has not been asked about at all comes first. So an end whose peer has read is told at once,
+//! exist only while there is something to wait for. When more ends wait than there are threads, they
+//! take turns: another thread, the overseer, calls off a call that blocks, and it is made again later.
+//! Ends that the system was never asked about come first. So an end whose peer has read is told soon,
 //! however many others wait for peers that do not read.
 //!
-//! Calling off takes CancelSynchronousIo, which ends requests of synchronous calls, whatever the handle
-//! was opened for. Over the network that may not help: then the thread is left behind until the peer
-//! reads or leaves.
+//! CancelSynchronousIo calls a call off: it ends synchronous requests, whatever the handle was opened
+//! for. Over the network it may not help. Then the thread is left behind until the peer reads or leaves.
 //!
-//! What else there is does not do. FilePipeLocalInformation tells how much of the quota is left, but a
-//! read that the peer has begun uses quota as unread bytes do, an empty message uses none, and Wine calls
-//! it empty or full, always. FSCTL_PIPE_FLUSH needs no thread, but is documented by its name only, and
-//! Wine does not have it.
+//! Nothing else will do. FilePipeLocalInformation tells how much of the quota is left, but a read that
+//! the peer has begun uses quota as unread bytes do, an empty message uses none, and Wine always says
+//! 0. FSCTL_PIPE_FLUSH needs no thread, but only its name is documented, and Wine does not have it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -44,21 +42,21 @@ use super::lock;
 /// How many threads wait, beside those left behind.
 const THREADS: usize = 16;
 
-/// How many threads are left behind at most. With as many, no further ones are made.
+/// How many of those left behind are replaced at most: there are never more than [`THREADS`] and these.
 const LEFT_BEHIND: usize = 112;
 
-/// How long a call may block while others wait for their turn: all of them have been asked about, or one
-/// has not.
+/// How long a call may block while others wait for their turn. The first: when the system was asked about
+/// each of them before. The second: when it was not.
 const TURN: Duration = Duration::from_millis(10);
 const FIRST_TURN: Duration = Duration::from_millis(1);
 
-/// How often, and how many times, a call is called off before its thread is left behind, and how often
-/// from then on. The first times, the thread may be about to enter the call, where it cannot be reached.
+/// How often a call is called off, how many times before its thread counts as left behind, and how often
+/// from then on. At first the thread may not have entered the call yet, and then it cannot be reached.
 const CALL_OFF_EVERY: Duration = Duration::from_millis(1);
 const CALL_OFF_TIMES: u32 = 200;
 const CALL_OFF_LATER: Duration = Duration::from_millis(100);
 
-/// They need little: what they run is the system call.
+/// They run the system call and little else.
 const STACK: usize = 64 << 10;
 
 static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, wait_for_peer);
@@ -84,7 +82,7 @@ pub(super) struct Flush {
     answer: oneshot::Receiver<io::Result<()>>,
 }
 
-/// What is known of a wait by all that have to do with it.
+/// What the waiter and the threads know of a wait.
 #[derive(Default)]
 struct Wait {
     /// Whether the system was asked at least once.
@@ -129,7 +127,7 @@ struct Ask {
 /// A thread in a call, or about to enter it.
 struct Caller {
     thread: OwnedHandle,
-    /// Whether it is. Until this is unset, the thread does nothing else that could be cancelled.
+    /// While this is set, the thread does nothing else that could be cancelled.
     is_calling: Mutex<bool>,
 }
 

@@ -447,8 +447,8 @@ impl Drop for Stream {
                 let Ok(flushing) = flush(end.as_handle()) else {
                     return;
                 };
-                // As long as it waits for the peer to read, the peer must not wait for it. Unless nothing
-                // more is taken of what the peer sends.
+                // While it waits for the peer to read, the peer must not wait for it. But an end that has
+                // refused a message takes nothing more.
                 tokio::select! {
                     flushed = flushing => if refused && flushed.is_ok() {
                         end.disconnect();
@@ -476,9 +476,9 @@ impl End {
         }
     }
 
-    /// Hangs up in a way that the client can tell from an ordinary end, also later: what it has written,
-    /// it cannot flush any more. For a server's end, and when the client has read everything, which
-    /// would go as well.
+    /// Hangs up in a way that the client can tell from an ordinary end, later too: flushing fails for it.
+    /// Only for a server's end. What the client has not read is lost, so only when it has read
+    /// everything.
     fn disconnect(&self) {
         // SAFETY: the handle is open for as long as `self` is borrowed.
         unsafe { DisconnectNamedPipe(self.as_handle().as_raw_handle()) };
