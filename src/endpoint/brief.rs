@@ -1,5 +1,5 @@
-//! What the log says of messages: whose they are and how long, and not what is in them. And not more
-//! of what other programs have chosen than fits into a line.
+//! What the log says of messages: whose they are and how long, and not what is in them. Of texts that
+//! other programs have chosen, it gets no more than fits into a line.
 
 use std::borrow::Cow;
 

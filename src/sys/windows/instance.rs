@@ -30,9 +30,9 @@ use crate::{Access, Error};
 /// The system's own, which it takes for 0: given as a number, because Wine takes 0 as it is.
 pub(super) const DEFAULT_WAIT: u32 = 50;
 
-/// 24 days. The system makes a negative 64-bit number of it, and refuses one that is not (ReactOS,
-/// drivers/filesystems/npfs/create.c, `NpCreateNewNamedPipe`): whoever takes the milliseconds for a
-/// number with a sign gets one that is not, of more.
+/// 24 days. The system makes a negative 64-bit number of it, and refuses any other (ReactOS,
+/// drivers/filesystems/npfs/create.c, `NpCreateNewNamedPipe`). More milliseconds would be negative as a
+/// signed 32-bit number, and what the system makes of them could be positive.
 pub(super) const LONGEST_WAIT: u32 = i32::MAX as u32;
 
 #[derive(Clone, Debug)]
