@@ -19,12 +19,12 @@ use crate::{Error, PipeName, sys};
 /// How often a closing end reads at a time. Some systems give 4 KiB to each.
 const DISCARDS: usize = 16;
 
-/// What whoever closes has to know of whoever reads.
+/// What the task that closes has to know of the one that reads.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
-    /// Whether nobody will read any more what comes.
+    /// Whether nobody will read what still comes.
     unread: AtomicBool,
-    /// Who closes, and is to know that.
+    /// The task that closes, which is woken when nobody will.
     closer: AtomicWaker,
 }
 

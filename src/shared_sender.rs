@@ -232,8 +232,8 @@ impl SharedSender {
 }
 
 impl Queue {
-    /// Does something with the state, under the lock: nothing that calls code of the application's, or
-    /// of whoever made its executor, which may come here again.
+    /// Calls `f` with the state, under the lock. It must not run the application's code, or that of its
+    /// executor, which may come here again.
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
         let result = f(&mut state);

@@ -7,8 +7,8 @@ use tokio::sync::oneshot;
 use crate::sync::lock;
 
 /// Counts what was put into a queue and what became of it, which is in the same order, and tells
-/// those who flush. It does so without its lock: waking a task, and forgetting it, runs code of whoever
-/// made its executor.
+/// those who flush. It does that after it has released its lock: to wake a task, or to drop its waker,
+/// runs code of the executor's.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Counts>);
 

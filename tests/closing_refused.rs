@@ -92,7 +92,7 @@ async fn closing_says_closed_when_the_peer_has_refused_a_message_and_was_dropped
     }
 }
 
-/// It has nothing to say: otherwise it takes what comes, as long as it does not know that this was read.
+/// The peer has sent nothing: otherwise it would take what comes until it knows that this was read.
 #[tokio::test]
 async fn closing_says_closed_when_the_peer_has_refused_a_message_and_closed() {
     for (what, ours, theirs) in refused(PATIENCE, false).await {

@@ -16,8 +16,8 @@ pub(crate) enum Transport {
 /// child in a namespace of its own can have its parent's, and a later one that of an ancestor which has
 /// ended.
 ///
-/// The crate has the same in `src/sys/unix/process.rs`, and does not offer it: which process a pipe was
-/// made in is nothing that a program in Rust asks. So what is changed here is to be changed there.
+/// This repeats `src/sys/unix/process.rs` of the crate, where it is not public: no program in Rust asks in
+/// which process a pipe was made. Change both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) id: u32,

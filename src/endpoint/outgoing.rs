@@ -225,9 +225,9 @@ impl Shared {
     /// For a handler that finds much in the queue: it goes on when something was taken out, or after
     /// a moment. So while the other program reads, the queue gets no longer by what handlers send.
     ///
-    /// Each message waits, for the moments add up to the pause of the other program in which nothing is
-    /// lost: one for each place between [`much`](super::Options::much) and the handlers' bound, which is
-    /// 4.5 s by default. One for each `queue` of messages would be 70 ms.
+    /// Each message waits for a moment. The moments add up to the pause that the other program may make
+    /// before a message is lost: one for each place between [`much`](super::Options::much) and the
+    /// handlers' bound, which is 4.5 s by default. One for each `queue` of messages would be 70 ms.
     async fn keep_in_step(&self, pipe: &PipeName) {
         let room = match lock(&self.queues).get(pipe) {
             Some(queue) if queue.waiting() >= self.options.much() => queue.room.clone(),

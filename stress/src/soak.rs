@@ -27,7 +27,7 @@ const DESCRIPTORS: usize = 32;
 const WARM: f64 = 0.4;
 const END: f64 = 0.8;
 
-/// How often it has to be looked how much is in use while it warms up.
+/// How often memory and descriptors have to be counted during the warm-up.
 const LOOKS: u32 = 4;
 
 pub(crate) fn run(run: &Run) -> Result<String> {
@@ -81,7 +81,7 @@ async fn soak(run: &Run) -> Result<String> {
     let (mut warm, mut looks) = ((0, 0), 0);
     let mut end: Option<(u64, usize)> = None;
     loop {
-        // The last time when the time is over: however short it is, there is an end to look at.
+        // Once more when the time is over: so the shortest run has an end to look at, too.
         let is_over = !run.goes_on();
         let passed = if is_over { 1.0 } else { run.passed() };
         if let (Some(memory), Some(descriptors)) = (platform::memory(), platform::descriptors()) {
@@ -120,7 +120,7 @@ async fn soak(run: &Run) -> Result<String> {
     };
     ensure!(
         looks >= LOOKS,
-        "too short: it was looked {looks} times how much is in use while it warmed up, and {LOOKS} are \
+        "too short: memory and descriptors were counted {looks} times during the warm-up, and {LOOKS} are \
          needed; take --seconds 2 at least, and more on a busy machine"
     );
     let grown = memory.saturating_sub(warm.0);

@@ -6,9 +6,9 @@ use std::io::{Write, stderr};
 use std::sync::Mutex;
 use std::{env, thread};
 
-/// Says why a test does not test here: past the test harness, which keeps what passing tests print to
-/// itself, and into the list that `scripts/check-skips` compares. What follows a colon is not in that
-/// list: it may be different each time.
+/// Says why a test does not test here. This goes past the test harness, which hides what passing tests
+/// print, and into the list that `scripts/check-skips` compares. That list leaves out what follows a
+/// colon, which may be different each time.
 pub fn skipped(why: impl Display) {
     let _ = writeln!(stderr(), "skipped: {why}");
     if let Some(list) = env::var_os("ASYNCIPC_SKIPS") {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// parent's (pid_namespaces(7)), and a later one that of an ancestor which has ended. The count of forks
 /// alone does not either, since a child that is made by the bare system call is not counted.
 ///
-/// `capi/src/sys.rs` has the same, for this is not public: what is changed here is to be changed there.
+/// `capi/src/sys.rs` repeats this, because it is not public. Change both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     id: u32,

@@ -76,11 +76,11 @@ impl Listener {
             factory
                 .create(true)
                 .map_err(|e| match e.raw_os_error().map(|it| it as u32) {
-                    // It has all the instances that its server lets it have: this is looked at first.
+                    // The pipe has all the instances that it may have: the system checks this first.
                     Some(ERROR_PIPE_BUSY) => in_use(),
-                    // Clients that still hold their ends of a server that has gone are no reason for
-                    // this (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system
-                    // says the same of names that are not for this user.
+                    // Clients that still hold their ends of a server that has gone cannot be the reason
+                    // (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system says the
+                    // same of names that this user may not use.
                     Some(ERROR_ACCESS_DENIED) if wait::exists(name.as_path()) => in_use(),
                     _ => failed(e),
                 })?;

@@ -212,8 +212,8 @@ impl Op {
     /// A control call of the file's own file system that gives nothing back.
     ///
     /// Not by DeviceIoControl: Windows sends a code by IRP_MJ_FILE_SYSTEM_CONTROL only if its device
-    /// type is FILE_DEVICE_FILE_SYSTEM, and every other one, as those of pipes, to the device, where
-    /// the pipe file system answers nothing: ERROR_INVALID_FUNCTION (ReactOS's kernel32,
+    /// type is FILE_DEVICE_FILE_SYSTEM. It sends any other code, such as those of pipes, to the device,
+    /// where the pipe file system answers none: ERROR_INVALID_FUNCTION (ReactOS's kernel32,
     /// client/file/deviceio.c, and its NPFS, main.c). Wine makes no difference. What this does with
     /// the overlapped structure is what kernel32 does for ConnectNamedPipe (client/file/npipe.c).
     pub(super) fn control(file: &Arc<File>, code: u32, input: Vec<u64>, len: u32) -> Arc<Op> {

@@ -1,14 +1,14 @@
 //! What has come to a pipe and was not read yet.
 //!
-//! Not by PeekNamedPipe. Windows answers the request behind it with STATUS_PENDING since version 8
+//! Not by PeekNamedPipe. Since version 8, Windows answers the request behind it with STATUS_PENDING
 //! (Wine's dlls/ntdll/tests/pipe.c, `test_completion`), and then PeekNamedPipe waits for the pipe's
-//! handle (ReactOS, dll/win32/kernel32/client/file/npipe.c). Whoever begins to read or to write
-//! between the answer and that wait takes the handle's signal back, until something ends: another
-//! task's write, which may be waiting for just that reader. So this has an event of its own.
+//! handle (ReactOS, dll/win32/kernel32/client/file/npipe.c). A read or write that begins between the
+//! answer and that wait resets the handle's signal until some operation ends. That may be a write,
+//! which waits for just this reader. So this has an event of its own.
 
 #![allow(
     clippy::missing_const_for_thread_local,
-    reason = "it is one, which is not seen where the target has no thread-local storage of its own"
+    reason = "it is const, which is not seen where the target has no thread-local storage of its own"
 )]
 
 use std::cell::OnceCell;

@@ -32,15 +32,14 @@ use crate::sys::Waited;
 /// ends a wait.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// No wait is longer, unless the server has set its time. A pipe is there as long as a client keeps
-/// its end of it, and until then those who wait are not told that the server has gone (ReactOS's
-/// NPFS, statesup.c, NpSetClosingPipeState), while those who connect are (create.c, NpFsdCreate).
-/// And a wait that was given up goes on to its end where it cannot be cancelled, as under Wine 8.
+/// No wait is longer, unless the server has set its time. As long as a client keeps its end of a pipe,
+/// the system does not tell those who wait that the server has gone (ReactOS's NPFS, statesup.c,
+/// NpSetClosingPipeState), but it does tell those who connect (create.c, NpFsdCreate). And where a wait
+/// cannot be cancelled, as under Wine 8, it goes on to its end after it was given up.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Waits until it is worth connecting again, or, if `options` say so, until the server's default
-/// time-out has passed. The caller will not wait for longer than what is `left`; `None`: as long as
-/// it takes.
+/// time-out has passed. The caller waits no longer than what is `left`; `None`: as long as it takes.
 ///
 /// Dropping the future ends the wait.
 pub(crate) async fn wait_until_free(
