@@ -35,8 +35,8 @@ use crate::{ConnectionStats, Error, PipeName, PipeSender};
 /// lost, and a warning says how many bytes that was.
 ///
 /// A failure to write reaches all clones: from then on each gets
-/// [`Error::Closed`](crate::Error::Closed). When the connection's runtime has ended, each gets
-/// [`Error::Io`](crate::Error::Io).
+/// [`Error::Closed`]. When the connection's runtime has ended, each gets
+/// [`Error::Io`].
 ///
 /// ```no_run
 /// # async fn doc() -> Result<(), asyncipc::Error> {
