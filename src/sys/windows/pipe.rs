@@ -54,8 +54,10 @@ struct Reading {
     whole: bool,
     /// The room for the next first read.
     expected: usize,
-    /// Whether the peer has left.
+    /// As bytes: whether nothing more comes.
     ended: bool,
+    /// Whether the peer has left. One that has ended its direction by an empty message still reads.
+    left: bool,
 }
 
 impl Pipe {
@@ -66,6 +68,7 @@ impl Pipe {
             whole: false,
             expected: FIRST_READ.0,
             ended: false,
+            left: false,
         };
         Ok(Pipe {
             file: File::new(handle)?,
@@ -143,7 +146,7 @@ impl Pipe {
                 ERROR_MORE_DATA => {
                     // The writer has handed over the whole message: its size is a fact.
                     let Ok(rest) = self.rest_of_message() else {
-                        reading.ended = true;
+                        reading.leave();
                         return Poll::Ready(Ok(Received::Truncated(message.len())));
                     };
                     let size = message.len() + rest;
@@ -156,7 +159,7 @@ impl Pipe {
                 }
                 // Everybody's way of hanging up, by closing, and the server's, by disconnecting.
                 ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => {
-                    reading.ended = true;
+                    reading.leave();
                     return Poll::Ready(Ok(match message.len() {
                         0 => Received::End,
                         received => Received::Truncated(received),
@@ -224,9 +227,9 @@ impl Pipe {
                 reading.buffer = bytes;
                 reading.whole = outcome.error == ERROR_SUCCESS;
             }
-            ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => reading.ended = true,
+            ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => reading.leave(),
             error => {
-                reading.ended = true;
+                reading.leave();
                 return Poll::Ready(Err(io::Error::from_raw_os_error(error as i32)));
             }
         }
@@ -264,8 +267,17 @@ impl Pipe {
         &self.unconfirmed
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        lock(&self.reading).ended
+    /// Whether the peer has left.
+    pub(super) fn has_left(&self) -> bool {
+        lock(&self.reading).left
+    }
+}
+
+impl Reading {
+    /// The peer has left, or nothing more can be known of it.
+    fn leave(&mut self) {
+        self.ended = true;
+        self.left = true;
     }
 }
 
@@ -283,7 +295,9 @@ impl Drop for Pipe {
                 buffer: BytesMut::new(),
                 whole: false,
                 expected: FIRST_READ.1,
-                ended: reading.ended,
+                // Also what comes behind the end of its direction.
+                ended: reading.left,
+                left: reading.left,
             };
             let rest = Pipe {
                 file: self.file.clone(),
@@ -309,7 +323,7 @@ impl Lingering {
         while let Some(pipe) = &*slot {
             if pipe.poll_flush(&mut cx).is_ready() {
                 *slot = None;
-            } else if pipe.has_ended() || pipe.poll_read_ready(&mut cx).is_pending() {
+            } else if pipe.has_left() || pipe.poll_read_ready(&mut cx).is_pending() {
                 return;
             } else {
                 lock(&pipe.reading).buffer = BytesMut::new();

@@ -1,6 +1,6 @@
 //! A connected end of a named pipe.
 
-use std::future::{Future as _, poll_fn};
+use std::future::{Future as _, pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{
@@ -60,7 +60,7 @@ pub(crate) struct Stream {
     asked: AtomicBool,
     /// Whether nothing more is taken out of the pipe, unless it has to be.
     refused: AtomicBool,
-    /// Whether the peer has left.
+    /// Whether the peer has left, as far as tokio's pipes tell.
     ended: AtomicBool,
     /// Where a dropped server end may be waited for.
     lingering: Option<Lingering>,
@@ -373,8 +373,11 @@ impl Stream {
         }
     }
 
-    fn has_ended(&self) -> bool {
-        self.messages().is_some_and(Pipe::has_ended) || self.ended.load(Relaxed)
+    fn has_left(&self) -> bool {
+        match &*self.end {
+            End::Own { pipe, .. } => pipe.has_left(),
+            _ => self.ended.load(Relaxed),
+        }
     }
 
     /// Who is at the other end. What the system does not tell is left out, except that it must
@@ -435,7 +438,7 @@ impl Drop for Stream {
             return;
         };
         let refused = self.has_refused();
-        if !self.unconfirmed().load(Relaxed) || self.has_ended() {
+        if !self.unconfirmed().load(Relaxed) || self.has_left() {
             if refused {
                 self.end.disconnect();
             }
@@ -492,6 +495,10 @@ impl End {
             scratch.clear();
             scratch.reserve(4 << 10);
             match self.try_read(&mut scratch) {
+                // It still reads: that is for others to wait for.
+                Ok(0) if matches!(self, End::Own { pipe, .. } if !pipe.has_left()) => {
+                    pending().await
+                }
                 Ok(0) => return Ok(()),
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
                 _ => {}
