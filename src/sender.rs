@@ -209,15 +209,19 @@ impl PipeSender {
         Ok(())
     }
 
-    /// From now on, the payload that was sent last is kept for [`take_spent`](Self::take_spent).
+    /// From now on, payloads that were sent are kept for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
         self.buffer.keep_spent();
+        if let Some(writer) = self.shared.io.writer() {
+            writer.keep_spent();
+        }
     }
 
-    /// A payload that is of no more use: to be dropped where no lock is held, for its bytes may be the
+    /// Payloads that are of no more use: to be dropped where no lock is held, for their bytes may be the
     /// application's, with code of its own.
-    pub(crate) fn take_spent(&mut self) -> Bytes {
-        self.buffer.take_spent()
+    pub(crate) fn take_spent(&mut self) -> (Bytes, Vec<Bytes>) {
+        let written = self.shared.io.writer().map(|it| it.take_spent());
+        (self.buffer.take_spent(), written.unwrap_or_default())
     }
 
     /// Takes back what was taken and is not with the system, without a word.

@@ -10,7 +10,7 @@ use std::thread;
 
 use asyncipc::{Endpoint, EndpointHandle, Event, PipeClient, PipeHub, PipeServer};
 use bytes::Bytes;
-use common::{PATIENCE, pair, sample, unique_name, within};
+use common::{PATIENCE, pair, pair_of, sample, transports, unique_name, within};
 use futures::{FutureExt, StreamExt};
 
 /// Fails when `test` waits for a lock that it holds itself. That blocks its thread for good, so it has
@@ -175,27 +175,29 @@ fn whoever_is_woken_by_a_flush_may_flush_at_once() {
 #[test]
 fn a_message_of_any_size_may_send_another_one_when_it_is_dropped() {
     for size in [10, 2_000, 100_000] {
-        in_a_thread(async move || {
-            let (client, mut server) = pair().await;
-            let (sender, _receiver) = client.split();
-            let sender = sender.into_shared();
-            let again = sender.clone();
-            let (mut hook, calls) = Hook::new(move || {
-                let sent = again.send("again".into()).now_or_never();
-                assert!(matches!(sent, Some(Ok(()))), "{sent:?}");
+        for (transport, server, client) in transports("again") {
+            in_a_thread(async move || {
+                let (client, mut server) = pair_of(&server, &client).await;
+                let (sender, _receiver) = client.split();
+                let sender = sender.into_shared();
+                let again = sender.clone();
+                let (mut hook, calls) = Hook::new(move || {
+                    let sent = again.send("again".into()).now_or_never();
+                    assert!(matches!(sent, Some(Ok(()))), "{transport}: {sent:?}");
+                });
+                hook.bytes = sample(size, 0);
+                let sending = async {
+                    sender.send(Bytes::from_owner(hook)).await.unwrap();
+                    sender.flush().await.unwrap();
+                };
+                let reading = async {
+                    assert_eq!(server.next().await.unwrap().unwrap(), sample(size, 0));
+                    assert_eq!(server.next().await.unwrap().unwrap(), "again");
+                };
+                within(async { tokio::join!(sending, reading) }).await;
+                assert_eq!(calls.load(Ordering::Relaxed), 1);
             });
-            hook.bytes = sample(size, 0);
-            let sending = async {
-                sender.send(Bytes::from_owner(hook)).await.unwrap();
-                sender.flush().await.unwrap();
-            };
-            let reading = async {
-                assert_eq!(server.next().await.unwrap().unwrap(), sample(size, 0));
-                assert_eq!(server.next().await.unwrap().unwrap(), "again");
-            };
-            within(async { tokio::join!(sending, reading) }).await;
-            assert_eq!(calls.load(Ordering::Relaxed), 1);
-        });
+        }
     }
 }
 

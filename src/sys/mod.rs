@@ -8,7 +8,7 @@
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
 //!   `was_asked`, `refuse`, `has_refused`, `take_rest`, `runtime`, `peer`, `messages` where the system
 //!   keeps messages apart, and `writer` where it keeps the buffer of a write
-//! - `Messages` with `poll_recv`, `start_send`, `poll_flush` and `is_idle`
+//! - `Messages` with `poll_recv`, `start_send`, `poll_flush`, `is_idle`, `keep_spent` and `take_spent`
 //! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
 //! - `current_user`
 //! - worker processes: `channel`, whose ends have `name`, `connected`, `address`, `give_to` and

@@ -20,6 +20,14 @@ impl Messages {
         match *self {}
     }
 
+    pub(crate) fn keep_spent(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn take_spent(&self) -> Vec<Bytes> {
+        match *self {}
+    }
+
     pub(crate) fn is_idle(&self) -> bool {
         match *self {}
     }

@@ -42,7 +42,15 @@ pub(crate) struct Pipe {
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
     /// The write in flight: never cancelled, and kept going when this end is dropped.
-    writing: Mutex<Option<Arc<Op>>>,
+    writing: Mutex<Writing>,
+}
+
+#[derive(Default)]
+struct Writing {
+    op: Option<Arc<Op>>,
+    /// What was written, if it is kept for somebody to drop it.
+    spent: Vec<Bytes>,
+    keeps_spent: bool,
 }
 
 struct Reading {
@@ -75,7 +83,7 @@ impl Pipe {
             reading: Mutex::new(reading),
             empty_is_end,
             unconfirmed: AtomicBool::new(false),
-            writing: Mutex::new(None),
+            writing: Mutex::default(),
         })
     }
 
@@ -178,23 +186,46 @@ impl Pipe {
     /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.
     pub(crate) fn start_send(&self, message: Bytes) {
         self.unconfirmed.store(true, Relaxed);
-        *lock(&self.writing) = Some(Op::write(&self.file, message));
+        lock(&self.writing).op = Some(Op::write(&self.file, message));
     }
 
     /// Whether no write is in flight.
     pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.writing).as_ref().is_none_or(|op| op.is_over())
+        lock(&self.writing)
+            .op
+            .as_ref()
+            .is_none_or(|op| op.is_over())
     }
 
     /// Waits until the system has taken the message before, whole.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut writing = lock(&self.writing);
-        let Some(op) = &*writing else {
+        let Some(op) = &writing.op else {
             return Poll::Ready(Ok(()));
         };
-        let (outcome, _) = ready!(op.poll(cx));
-        *writing = None;
+        let (outcome, buffer) = ready!(op.poll(cx));
+        let op = writing.op.take();
+        let buffer = match buffer {
+            Buffer::Write(message) if writing.keeps_spent => {
+                writing.spent.push(message);
+                Buffer::None
+            }
+            buffer => buffer,
+        };
+        drop(writing);
+        // Its bytes may be the application's, with code of its own.
+        drop((op, buffer));
         Poll::Ready(outcome.result().map(drop).map_err(super::stream::closed))
+    }
+
+    /// From now on, what was written is kept for [`take_spent`](Self::take_spent).
+    pub(crate) fn keep_spent(&self) {
+        lock(&self.writing).keeps_spent = true;
+    }
+
+    /// What is of no more use: to be dropped where no lock is held.
+    pub(crate) fn take_spent(&self) -> Vec<Bytes> {
+        std::mem::take(&mut lock(&self.writing).spent)
     }
 }
 
@@ -285,7 +316,7 @@ impl Drop for Pipe {
     /// A write in flight goes on. Until it is done, what the peer sends is read and thrown away:
     /// two ends that were dropped while each waits for the other to read would wait forever.
     fn drop(&mut self) {
-        let Some(op) = lock(&self.writing).take() else {
+        let Some(op) = lock(&self.writing).op.take() else {
             return;
         };
         if !op.is_over() {
@@ -304,7 +335,10 @@ impl Drop for Pipe {
                 reading: Mutex::new(reading),
                 empty_is_end: false,
                 unconfirmed: AtomicBool::new(true),
-                writing: Mutex::new(Some(op)),
+                writing: Mutex::new(Writing {
+                    op: Some(op),
+                    ..Writing::default()
+                }),
             };
             Arc::new(Lingering(Mutex::new(Some(rest)))).advance();
         }
