@@ -102,6 +102,16 @@ async fn each_end_of_a_crowd_is_told_when_its_peer_has_read() {
     tokio::join!(reading, told);
 }
 
+#[cfg(any(windows, target_os = "linux"))] // Others do not tell what the peer has read.
+#[tokio::test]
+async fn no_end_of_a_crowd_is_told_that_its_peer_has_read_when_it_has_left_without_reading() {
+    let mut crowd = Crowd::gather(MANY).await;
+    drop((crowd.of_clients, crowd.of_servers));
+    while let Some(closed) = within(crowd.closing.next()).await {
+        assert!(closed.is_err());
+    }
+}
+
 #[tokio::test]
 async fn ends_of_a_crowd_whose_close_is_cancelled_let_go_of_their_pipes() {
     let crowd = Crowd::gather(MANY).await;

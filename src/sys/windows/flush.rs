@@ -7,6 +7,9 @@
 //! Ends that the system was never asked about come first. So an end whose peer has read is told soon,
 //! however many others wait for peers that do not read.
 //!
+//! Once the peer has left, the system says that everything was read. So an end that has had to wait for
+//! its turn is asked first whether the peer is still there.
+//!
 //! CancelSynchronousIo calls a call off: it ends synchronous requests, whatever the handle was opened
 //! for. Over the network it may not help. Then the thread is left behind until the peer reads or leaves.
 //!
@@ -17,7 +20,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::os::windows::io::{AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::pin::Pin;
 use std::ptr::null_mut;
 use std::sync::atomic::{
@@ -37,7 +40,7 @@ use windows_sys::Win32::Storage::FileSystem::FlushFileBuffers;
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread};
 
-use super::lock;
+use super::{lock, peek};
 
 /// How many threads wait, beside those left behind.
 const THREADS: usize = 16;
@@ -59,7 +62,11 @@ const CALL_OFF_LATER: Duration = Duration::from_millis(100);
 /// They run the system call and little else.
 const STACK: usize = 64 << 10;
 
-static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, wait_for_peer);
+/// What an end is told that had to wait for its turn, when nobody knows.
+const LEFT_MEANWHILE: &str = "so many ends wait for their peers that the system could not be asked what the \
+     peer had read before it left";
+
+static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, has_peer, wait_for_peer);
 
 /// Waits until the peer has read everything that was written to `pipe`, a write still in flight
 /// included. Dropping the future calls the wait off; what was written stays.
@@ -70,7 +77,8 @@ static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, wait_for_peer);
 /// # Errors
 ///
 /// When the peer leaves first, if it was still there at the beginning. What a peer that has left
-/// before had read, the system does not tell.
+/// before had read, the system does not tell. When so many ends wait that the peer leaves before this one
+/// has its turn, that is an error as well.
 pub(super) fn flush(pipe: BorrowedHandle<'_>) -> io::Result<Flush> {
     CALLS.ask(pipe.try_clone_to_owned()?)
 }
@@ -122,6 +130,10 @@ struct Ask {
     pipe: OwnedHandle,
     wait: Arc<Wait>,
     answer: oneshot::Sender<io::Result<()>>,
+    /// Whether the peer was there at the beginning.
+    had_peer: bool,
+    /// Whether the peer may have read and left without the system being asked.
+    has_waited: bool,
 }
 
 /// A thread in a call, or about to enter it.
@@ -163,6 +175,7 @@ struct Calls {
     threads: usize,
     left_behind: usize,
     state: Mutex<State>,
+    has_peer: fn(&OwnedHandle) -> bool,
     /// Blocks until the peer has read everything.
     wait: fn(&OwnedHandle) -> io::Result<()>,
 }
@@ -245,6 +258,7 @@ impl Calls {
     const fn new(
         threads: usize,
         left_behind: usize,
+        has_peer: fn(&OwnedHandle) -> bool,
         wait: fn(&OwnedHandle) -> io::Result<()>,
     ) -> Self {
         let state = State {
@@ -258,6 +272,7 @@ impl Calls {
             threads,
             left_behind,
             state: Mutex::new(state),
+            has_peer,
             wait,
         }
     }
@@ -270,6 +285,8 @@ impl Calls {
         let wait = Arc::new(Wait::default());
         let (sender, answer) = oneshot::channel();
         let ask = Ask {
+            had_peer: (self.has_peer)(&pipe),
+            has_waited: false,
             pipe,
             wait: wait.clone(),
             answer: sender,
@@ -282,6 +299,11 @@ impl Calls {
             Err(error) if state.threads == 0 => Some((error, state.first.pop_back())),
             _ => None,
         };
+        if state.waiting() > 0
+            && let Some(ask) = state.first.back_mut()
+        {
+            ask.has_waited = true;
+        }
         self.see_to(&mut state);
         drop(state);
         match rejected {
@@ -368,7 +390,7 @@ fn ask_all(calls: &'static Calls) {
     });
     let mut state = calls.lock();
     while state.threads <= calls.most(&state)
-        && let Some(ask) = state.next()
+        && let Some(mut ask) = state.next()
     {
         let answer = match &caller {
             Ok(caller) => {
@@ -382,10 +404,15 @@ fn ask_all(calls: &'static Calls) {
                 });
                 calls.see_to(&mut state);
                 drop(state);
-                *lock(&caller.is_calling) = true;
-                ask.wait.begun.store(true, Relaxed);
-                let answer = (calls.wait)(&ask.pipe);
-                *lock(&caller.is_calling) = false;
+                let answer = if ask.has_waited && ask.had_peer && !(calls.has_peer)(&ask.pipe) {
+                    Err(io::Error::other(LEFT_MEANWHILE))
+                } else {
+                    *lock(&caller.is_calling) = true;
+                    ask.wait.begun.store(true, Relaxed);
+                    let answer = (calls.wait)(&ask.pipe);
+                    *lock(&caller.is_calling) = false;
+                    answer
+                };
                 state = calls.lock();
                 state.running.retain(|it| !Arc::ptr_eq(&it.wait, &ask.wait));
                 answer
@@ -397,6 +424,7 @@ fn ask_all(calls: &'static Calls) {
         });
         if was_called_off && !ask.wait.called_off.load(Acquire) {
             // For others to have their turn.
+            ask.has_waited = true;
             state.again.push_back(ask);
             continue;
         }
@@ -408,6 +436,10 @@ fn ask_all(calls: &'static Calls) {
     }
     state.threads -= 1;
     calls.see_to(&mut state);
+}
+
+fn has_peer(pipe: &OwnedHandle) -> bool {
+    peek::has_peer(pipe.as_handle())
 }
 
 /// Blocks until the peer has read everything or has left, or until it is called off.
@@ -487,7 +519,7 @@ mod tests {
     }
 
     fn calls(threads: usize, left_behind: usize) -> &'static Calls {
-        Box::leak(Box::new(Calls::new(threads, left_behind, wait)))
+        Box::leak(Box::new(Calls::new(threads, left_behind, |_| true, wait)))
     }
 
     /// Until something has happened that other threads do.

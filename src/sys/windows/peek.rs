@@ -18,7 +18,7 @@ use std::os::windows::io::{AsRawHandle, BorrowedHandle, OwnedHandle};
 use std::ptr::null;
 
 use windows_sys::Wdk::Storage::FileSystem::{
-    FILE_PIPE_PEEK_BUFFER, FSCTL_PIPE_PEEK, NtFsControlFile,
+    FILE_PIPE_CLOSING_STATE, FILE_PIPE_PEEK_BUFFER, FSCTL_PIPE_PEEK, NtFsControlFile,
 };
 use windows_sys::Win32::Foundation::{
     RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW, STATUS_PENDING, WAIT_OBJECT_0,
@@ -39,6 +39,8 @@ pub(super) struct Unread {
     pub(super) bytes: u32,
     /// Of the first message alone; 0 in a pipe of bytes.
     pub(super) message: u32,
+    /// Whether the peer has left all the same. Wine does not say so.
+    is_rest: bool,
 }
 
 /// Asks the system, and waits for nothing but its answer.
@@ -54,6 +56,11 @@ pub(super) fn unread(pipe: BorrowedHandle<'_>) -> io::Result<Unread> {
         ask(pipe, event)
     });
     asked.map_err(io::Error::other)?
+}
+
+/// Whether the peer is there.
+pub(super) fn has_peer(pipe: BorrowedHandle<'_>) -> bool {
+    unread(pipe).is_ok_and(|it| !it.is_rest)
 }
 
 fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
@@ -95,5 +102,6 @@ fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
     Ok(Unread {
         bytes: answer.ReadDataAvailable,
         message: answer.MessageLength,
+        is_rest: answer.NamedPipeState == FILE_PIPE_CLOSING_STATE,
     })
 }
