@@ -47,15 +47,20 @@ async fn a_server_that_shuts_down_waits_until_the_client_has_read_the_last_messa
     let server = server.drain_timeout(PATIENCE).linger(PATIENCE);
     let server = server.bind().unwrap();
     let stop = server.shutdown_handle();
-    let serving = server.serve(async |mut conn| {
-        let question = conn.next().await.expect("a question")?;
-        conn.send(question.freeze()).await?;
-        Ok(())
+    let (accepted, mut came) = tokio::sync::mpsc::unbounded_channel();
+    let serving = server.serve(move |mut conn| {
+        accepted.send(()).unwrap();
+        async move {
+            let question = conn.next().await.expect("a question")?;
+            conn.send(question.freeze()).await?;
+            Ok(())
+        }
     });
     let mut serving = tokio::spawn(serving.into_future());
     let mut client = within(client.connect()).await.unwrap();
     client.send("hello".into()).await.unwrap();
     client.close_write().await.unwrap();
+    within(came.recv()).await.unwrap();
     stop.shutdown();
     assert!(stays_pending(&mut serving).await);
     assert_eq!(within(client.next()).await.unwrap().unwrap(), "hello");
