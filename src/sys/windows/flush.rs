@@ -304,8 +304,7 @@ impl Calls {
         {
             ask.has_waited = true;
         }
-        self.see_to(&mut state);
-        drop(state);
+        self.see_to(state);
         match rejected {
             Some((error, _)) => Err(error),
             None => Ok(Flush {
@@ -341,24 +340,24 @@ impl Calls {
                 dropped = queue.remove(place);
             }
         }
-        self.see_to(&mut state);
-        drop(state);
+        self.see_to(state);
         // Closes the handle.
         drop(dropped);
     }
 
     /// Sees to it that there is an overseer if there is something to see to.
-    fn see_to(&'static self, state: &mut State) {
+    fn see_to(&'static self, mut state: MutexGuard<'_, State>) {
         if state.has_overseer || !state.needs_overseer() {
             return;
         }
         let named = thread::Builder::new().name("asyncipc-flush-overseer".into());
-        match named.stack_size(STACK).spawn(move || self.oversee()) {
-            Ok(_) => state.has_overseer = true,
-            // Whoever comes next tries again. Until then, those who wait longest keep their turn.
-            Err(error) => {
-                tracing::warn!(%error, "cannot make a thread that gives others their turn")
-            }
+        let made = named.stack_size(STACK).spawn(move || self.oversee());
+        state.has_overseer = made.is_ok();
+        // Whoever listens to the log may come back here.
+        drop(state);
+        // Whoever comes next tries again. Until then, those who wait longest keep their turn.
+        if let Err(error) = made {
+            tracing::warn!(%error, "cannot make a thread that gives others their turn");
         }
     }
 
@@ -402,8 +401,7 @@ fn ask_all(calls: &'static Calls) {
                     tries: 0,
                     again_from: since,
                 });
-                calls.see_to(&mut state);
-                drop(state);
+                calls.see_to(state);
                 let answer = if ask.has_waited && ask.had_peer && !(calls.has_peer)(&ask.pipe) {
                     Err(io::Error::other(LEFT_MEANWHILE))
                 } else {
@@ -435,7 +433,7 @@ fn ask_all(calls: &'static Calls) {
         state = calls.lock();
     }
     state.threads -= 1;
-    calls.see_to(&mut state);
+    calls.see_to(state);
 }
 
 fn has_peer(pipe: &OwnedHandle) -> bool {
