@@ -195,7 +195,13 @@ fn a_message_of_any_size_may_send_another_one_when_it_is_dropped() {
                     assert_eq!(server.next().await.unwrap().unwrap(), sample(size, 0));
                 };
                 within(async { tokio::join!(sending, reading) }).await;
-                assert_eq!(calls.load(Ordering::Relaxed), 1);
+                // The system may have it a moment before its memory is let go of.
+                let dropped = async {
+                    while calls.load(Ordering::Relaxed) == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                within(dropped).await;
             });
         }
     }
