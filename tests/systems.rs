@@ -84,6 +84,18 @@ fn install(mut filter: Vec<libc::sock_filter>, flags: libc::c_ulong) -> libc::c_
     result
 }
 
+/// The error with which a filter is to refuse calls in this process. `None` in the test itself, after it
+/// has run as such a process for each.
+fn refused_with(test: &str) -> Option<libc::c_int> {
+    let Some(role) = role() else {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            run_as(&error.to_string(), &mut itself(test));
+        }
+        return None;
+    };
+    Some(role.parse().unwrap())
+}
+
 /// Refuses calls to this thread.
 fn refuse(calls: &[libc::c_long], error: libc::c_int) {
     install(filter(calls, libc::SECCOMP_RET_ERRNO | error as u32), 0);
@@ -202,13 +214,10 @@ async fn a_server_binds_with_any_mode_under_any_umask() {
 #[tokio::test]
 async fn a_server_binds_where_a_filter_knows_no_way_to_change_a_mode_by_descriptor() {
     let test = "a_server_binds_where_a_filter_knows_no_way_to_change_a_mode_by_descriptor";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
-    refuse(&[libc::SYS_fchmodat, FCHMODAT2], role.parse().unwrap());
+    refuse(&[libc::SYS_fchmodat, FCHMODAT2], error);
     bind_with_every_mode(None).await;
     bind_with_every_mode(Some(0o777)).await;
 }
@@ -216,17 +225,14 @@ async fn a_server_binds_where_a_filter_knows_no_way_to_change_a_mode_by_descript
 #[tokio::test]
 async fn a_server_binds_where_a_filter_refuses_to_change_modes_unless_the_umask_needs_it() {
     let test = "a_server_binds_where_a_filter_refuses_to_change_modes_unless_the_umask_needs_it";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
     let (_folder, path) = place();
     let by_path = [libc::SYS_fchmodat, FCHMODAT2];
     #[cfg(target_arch = "x86_64")]
     let by_path = [by_path[0], by_path[1], libc::SYS_chmod];
-    refuse(&by_path, role.parse().unwrap());
+    refuse(&by_path, error);
     umask(0o077);
     let mut server = PipeServer::bind(&path).unwrap();
     assert_eq!(mode(&path), 0o600);
@@ -287,13 +293,10 @@ async fn a_server_binds_without_proc_and_behind_a_filter_where_nobody_else_can_w
 #[tokio::test]
 async fn a_server_accepts_and_a_connection_closes_behind_a_filter() {
     let test = "a_server_accepts_and_a_connection_closes_behind_a_filter";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
-    refuse(&[libc::SYS_accept4, libc::SYS_ioctl], role.parse().unwrap());
+    refuse(&[libc::SYS_accept4, libc::SYS_ioctl], error);
     let (_folder, path) = place();
     let mut server = PipeServer::bind(&path).unwrap();
     let mut client = within(PipeClient::connect(&path)).await.unwrap();
@@ -311,15 +314,11 @@ async fn a_server_accepts_and_a_connection_closes_behind_a_filter() {
 #[tokio::test]
 async fn a_server_that_a_filter_keeps_from_accepting_ends_with_the_error() {
     let test = "a_server_that_a_filter_keeps_from_accepting_ends_with_the_error";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
     let (_folder, path) = place();
     let mut server = PipeServer::bind(&path).unwrap();
-    let error = role.parse().unwrap();
     refuse(&[libc::SYS_accept4, libc::SYS_accept], error);
     let _client = within(PipeClient::connect(&path)).await.unwrap();
     let refused = within(server.accept()).await.unwrap_err();
@@ -332,15 +331,12 @@ async fn a_server_that_a_filter_keeps_from_accepting_ends_with_the_error() {
 #[tokio::test]
 async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
     let test = "a_peer_is_unknown_where_a_filter_refuses_to_tell";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
     let (_folder, path) = place();
     let mut server = PipeServer::bind(&path).unwrap();
-    refuse(&[libc::SYS_getsockopt], role.parse().unwrap());
+    refuse(&[libc::SYS_getsockopt], error);
     let client = within(PipeClient::connect(&path)).await.unwrap();
     let accepted = within(server.accept()).await.unwrap();
     for peer in [client.peer().unwrap(), accepted.peer().unwrap()] {
@@ -356,13 +352,10 @@ async fn a_peer_is_unknown_where_a_filter_refuses_to_tell() {
 #[tokio::test]
 async fn closing_tells_whether_everything_was_read_where_a_filter_refuses_to_tell_of_errors() {
     let test = "closing_tells_whether_everything_was_read_where_a_filter_refuses_to_tell_of_errors";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
-    refuse(&[libc::SYS_getsockopt], role.parse().unwrap());
+    refuse(&[libc::SYS_getsockopt], error);
     let (mut client, mut accepted) = common::pair().await;
     client.send("hello".into()).await.unwrap();
     let closing = tokio::spawn(client.close());
@@ -486,14 +479,11 @@ async fn the_lock_for_binding_is_a_file_that_only_the_user_can_open_and_is_gone_
 #[tokio::test]
 async fn where_a_filter_refuses_locks_a_free_path_is_bound_and_a_dead_servers_socket_stays() {
     let test = "where_a_filter_refuses_locks_a_free_path_is_bound_and_a_dead_servers_socket_stays";
-    let Some(role) = role() else {
-        for error in [libc::EPERM, libc::ENOSYS] {
-            run_as(&error.to_string(), &mut itself(test));
-        }
+    let Some(error) = refused_with(test) else {
         return;
     };
     let (folder, path) = place();
-    refuse(&[libc::SYS_flock], role.parse().unwrap());
+    refuse(&[libc::SYS_flock], error);
     let mut server = PipeServer::bind(&path).unwrap();
     meet(&mut server).await;
     drop(server);
