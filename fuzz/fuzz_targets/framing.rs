@@ -2,11 +2,14 @@
 //! between, taken or copied out, the messages and errors are those that the bytes say.
 #![no_main]
 
+mod wire;
+
 use asyncipc::Error;
 use asyncipc::fuzzing::Reading;
 use bytes::BytesMut;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use wire::{Part, wire};
 
 /// The longest wire.
 const MOST: usize = 1 << 20;
@@ -18,17 +21,6 @@ struct Input {
     read_ahead: u16,
     wire: Vec<Part>,
     steps: Vec<Step>,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Part {
-    Frame(Vec<u8>),
-    /// A length and what it is filled with.
-    Long(u16, u8),
-    /// The same, in units of 256 bytes.
-    Longer(u16, u8),
-    Header(u32),
-    Bytes(Vec<u8>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -49,7 +41,7 @@ enum Outcome {
 
 fuzz_target!(|input: Input| {
     let limit = input.limit.map_or(16 << 20, usize::from);
-    let wire = wire(&input.wire);
+    let (wire, _) = wire(&input.wire, MOST);
     let (read_ahead, mut rest) = wire.split_at(wire.len().min(input.read_ahead.into()));
     let mut reading = Reading::new(limit, input.skip, read_ahead);
     let (mut outcomes, mut buf, mut copy) = (Vec::new(), BytesMut::new(), false);
@@ -86,32 +78,6 @@ fuzz_target!(|input: Input| {
     };
     assert_eq!((outcomes, left), model(&wire, limit, input.skip));
 });
-
-fn wire(parts: &[Part]) -> Vec<u8> {
-    let mut wire = Vec::new();
-    for part in parts {
-        match part {
-            Part::Frame(payload) => frame(&mut wire, payload),
-            Part::Long(len, fill) => frame(&mut wire, &vec![*fill; (*len).into()]),
-            Part::Longer(len, fill) => {
-                let len = (usize::from(*len) << 8).min(MOST / 2);
-                frame(&mut wire, &vec![*fill; len]);
-            }
-            Part::Header(len) => wire.extend_from_slice(&len.to_be_bytes()),
-            Part::Bytes(bytes) => wire.extend_from_slice(bytes),
-        }
-        if wire.len() > MOST {
-            wire.truncate(MOST);
-            break;
-        }
-    }
-    wire
-}
-
-fn frame(wire: &mut Vec<u8>, payload: &[u8]) {
-    wire.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-    wire.extend_from_slice(payload);
-}
 
 /// What comes out of this wire, and what is left of it at the end.
 fn model(mut wire: &[u8], max: usize, skip: bool) -> (Vec<Outcome>, Vec<u8>) {

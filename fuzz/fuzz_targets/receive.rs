@@ -2,6 +2,8 @@
 //! out, by `next` and `recv_into` in turn, is what the rules of the wire say.
 #![no_main]
 
+mod wire;
+
 use std::cell::RefCell;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,6 +17,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
+use wire::{Part, wire};
 
 /// The most that one run sends: enough for each way in which the receiver keeps a message.
 const MOST: usize = 512 << 10;
@@ -41,18 +44,6 @@ enum Limit {
     Bytes(u8),
     KiB(u8),
     Default,
-}
-
-#[derive(Arbitrary, Debug)]
-enum Part {
-    Frame(Vec<u8>),
-    /// A payload of so many bytes, all this one.
-    Long(u16, u8),
-    /// The same, in units of 256.
-    Longer(u16, u8),
-    /// A header, whatever comes behind it.
-    Header(u32),
-    Bytes(Vec<u8>),
 }
 
 #[derive(Arbitrary, Debug)]
@@ -127,7 +118,7 @@ async fn check(input: &Input, mut writer: PipeStream, stream: PipeStream) {
         Limit::KiB(kib) => usize::from(kib) << 10,
         Limit::Default => MessageCodec::DEFAULT_MAX_MESSAGE_SIZE,
     };
-    let (wire, parts) = wire(&input.wire);
+    let (wire, parts) = wire(&input.wire, MOST);
     let (expected, ends) = model(&wire, max);
 
     let mut receiver = Receiver {
@@ -294,34 +285,6 @@ fn failure(error: Error) -> Outcome {
         } => Outcome::Truncated { received, expected },
         other => panic!("no error of receiving: {other}"),
     }
-}
-
-/// The bytes, and where in them each part ends.
-fn wire(parts: &[Part]) -> (Vec<u8>, Vec<usize>) {
-    let (mut wire, mut ends) = (Vec::new(), Vec::new());
-    for part in parts {
-        match part {
-            Part::Frame(payload) => frame(&mut wire, payload),
-            Part::Long(len, fill) => frame(&mut wire, &vec![*fill; (*len).into()]),
-            Part::Longer(len, fill) => {
-                let len = (usize::from(*len) << 8).min(MOST / 2);
-                frame(&mut wire, &vec![*fill; len]);
-            }
-            Part::Header(len) => wire.extend_from_slice(&len.to_be_bytes()),
-            Part::Bytes(bytes) => wire.extend_from_slice(bytes),
-        }
-        if wire.len() > MOST {
-            wire.truncate(MOST);
-            break;
-        }
-        ends.push(wire.len());
-    }
-    (wire, ends)
-}
-
-fn frame(wire: &mut Vec<u8>, payload: &[u8]) {
-    wire.extend_from_slice(&(payload.len() as u32).to_be_bytes());
-    wire.extend_from_slice(payload);
 }
 
 /// What comes out of this wire, and where in it each message ends.
