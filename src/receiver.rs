@@ -153,16 +153,14 @@ impl PipeReceiver {
             self.shared.queue.kick();
             return Poll::Pending;
         };
+        let is_too_large = |error: &Failure| matches!(**error, Error::MessageTooLarge { .. });
+        let refuses = incoming.as_ref().is_err_and(is_too_large);
         match &incoming {
             Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
-            Err(error)
-                if self.buffer.skips_too_large()
-                    && matches!(**error, Error::MessageTooLarge { .. }) => {}
+            Err(_) if refuses && self.buffer.skips_too_large() => {}
             _ => {
                 self.ended = true;
-                if let Err(error) = &incoming
-                    && matches!(**error, Error::MessageTooLarge { .. })
-                {
+                if refuses {
                     self.shared.io.refuse();
                 }
                 self.shared.closing.nobody_reads();
