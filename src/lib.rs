@@ -1,4 +1,7 @@
+// The links come first: on GitHub those of README lead to files instead.
+#![doc = include_str!("../docs/guide/links")]
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 
 mod buffers;
@@ -11,6 +14,8 @@ mod delegate;
 mod endpoint;
 mod error;
 mod framing;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod hub;
 mod hub_client;
 mod listener;
