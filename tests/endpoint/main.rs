@@ -1,5 +1,6 @@
 //! Messages between programs that know each other by name.
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::io::Write;
