@@ -18,7 +18,7 @@ use windows_sys::Win32::Foundation::{
     ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_CANNOT_IMPERSONATE, ERROR_FILE_NOT_FOUND,
     ERROR_INVALID_NAME, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_NO_DATA,
     ERROR_NOT_FOUND, ERROR_OPERATION_ABORTED, ERROR_PIPE_BUSY, ERROR_PIPE_CONNECTED,
-    ERROR_PIPE_NOT_CONNECTED, ERROR_SEM_TIMEOUT, GENERIC_READ, GENERIC_WRITE, GetLastError,
+    ERROR_PIPE_NOT_CONNECTED, ERROR_SEM_TIMEOUT, GENERIC_READ, GENERIC_WRITE, GetLastError, HANDLE,
     INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::Security::RevertToSelf;
@@ -69,10 +69,20 @@ fn instance(path: &str, open: u32, mode: u32, limit: u32) -> Result<OwnedHandle,
             null(),
         )
     };
+    // SAFETY: the call has just given us this handle, and nobody else has it.
+    unsafe { owned(handle) }
+}
+
+/// What a call has given, or the error's number.
+///
+/// # Safety
+///
+/// The handle is the call's, which was the last one of this thread, and nobody else has it.
+unsafe fn owned(handle: HANDLE) -> Result<OwnedHandle, u32> {
     if handle == INVALID_HANDLE_VALUE {
         return Err(last_error());
     }
-    // SAFETY: the call has just given us this handle, and nobody else has it.
+    // SAFETY: the caller answers for it.
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
@@ -96,11 +106,8 @@ fn open(path: &str, access: u32) -> Result<OwnedHandle, u32> {
             null_mut(),
         )
     };
-    if handle == INVALID_HANDLE_VALUE {
-        return Err(last_error());
-    }
     // SAFETY: the call has just given us this handle, and nobody else has it.
-    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+    unsafe { owned(handle) }
 }
 
 /// The server's end of a pipe, and the client's.
@@ -177,27 +184,31 @@ impl Operation {
         this.begun(done)
     }
 
-    /// Waits for the end, which the caller has seen to.
-    fn ended(mut self, pipe: &OwnedHandle) -> Result<Vec<u8>, u32> {
+    /// How many bytes were moved, or the error's number.
+    fn result(&mut self, pipe: &OwnedHandle, wait: bool) -> Result<usize, u32> {
         if let Some(error) = self.refused {
             return Err(error);
         }
-        let mut bytes = 0;
-        let overlapped = self.overlapped();
+        let (overlapped, mut bytes) = (self.overlapped(), 0);
         // SAFETY: the handle is open, and the operation was begun with this structure.
-        let done = unsafe { GetOverlappedResult(pipe.as_raw_handle(), overlapped, &mut bytes, 1) };
-        if done == 0 {
-            return Err(last_error());
+        let done = unsafe {
+            GetOverlappedResult(pipe.as_raw_handle(), overlapped, &mut bytes, wait.into())
+        };
+        match done {
+            0 => Err(last_error()),
+            _ => Ok(bytes as usize),
         }
-        self.buffer.truncate(bytes as usize);
+    }
+
+    /// Waits for the end. The caller has made sure that it comes.
+    fn ended(mut self, pipe: &OwnedHandle) -> Result<Vec<u8>, u32> {
+        let size = self.result(pipe, true)?;
+        self.buffer.truncate(size);
         Ok(self.buffer)
     }
 
     fn is_pending(&mut self, pipe: &OwnedHandle) -> bool {
-        let (overlapped, mut bytes) = (self.overlapped(), 0);
-        // SAFETY: as above.
-        let done = unsafe { GetOverlappedResult(pipe.as_raw_handle(), overlapped, &mut bytes, 0) };
-        self.refused.is_none() && done == 0 && last_error() == ERROR_IO_INCOMPLETE
+        self.result(pipe, false) == Err(ERROR_IO_INCOMPLETE)
     }
 }
 
