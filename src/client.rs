@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
+use crate::connection::DEFAULT_LINGER;
 use crate::listener::need_runtime;
-use crate::stream::DEFAULT_LINGER;
 use crate::sync::until;
 use crate::sys::{self, ConnectOptions, Unavailable, Waited};
 use crate::{Error, InvalidName, MessageCodec, PipeConnection, PipeName, PipeStream};

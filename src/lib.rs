@@ -5,9 +5,7 @@
 #![deny(unsafe_code)]
 
 mod buffers;
-mod busy_wait;
 mod client;
-mod closing;
 mod connection;
 mod delegate;
 #[cfg(feature = "endpoint")]
@@ -21,12 +19,8 @@ mod hub_client;
 mod listener;
 mod name;
 mod peer;
-mod receiver;
-mod sender;
 mod server;
-mod shared_sender;
 mod stats;
-mod stream;
 mod sync;
 #[allow(unsafe_code)]
 mod sys;
@@ -36,7 +30,10 @@ mod turn;
 mod worker;
 
 pub use client::{ClientBuilder, PipeClient};
-pub use connection::PipeConnection;
+pub use connection::{
+    OwnedReadHalf, OwnedWriteHalf, PipeConnection, PipeReceiver, PipeSender, PipeStream,
+    ReuniteError, SharedSender, StreamReuniteError,
+};
 pub use delegate::PipeDelegate;
 #[cfg(feature = "endpoint")]
 pub use endpoint::{
@@ -48,12 +45,8 @@ pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub}
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
 pub use peer::{Peer, UserId};
-pub use receiver::{PipeReceiver, ReuniteError};
-pub use sender::PipeSender;
 pub use server::{Access, BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
-pub use shared_sender::SharedSender;
 pub use stats::{ConnectionStats, ServerStats};
-pub use stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
 pub use sys::ext::*;
 #[cfg(feature = "worker")]
 pub use worker::{FromParent, WorkerBuilder};

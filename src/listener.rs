@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use crate::stream::DEFAULT_LINGER;
+use crate::connection::DEFAULT_LINGER;
 use crate::sync::Deadline;
 use crate::sys::{self, Limits, Lingering};
 use crate::{Access, Error, PipeName, PipeStream};

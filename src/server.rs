@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::connection::DEFAULT_LINGER;
 use crate::error::chain;
 use crate::stats::Totals;
-use crate::stream::DEFAULT_LINGER;
 use crate::sync::{lock, until};
 use crate::sys::{Limits, ListenOptions};
 use crate::{

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::connection::DEFAULT_LINGER;
 use crate::listener::need_runtime;
-use crate::stream::DEFAULT_LINGER;
 use crate::sync::until;
 use crate::sys::{self, Inherited};
 use crate::{Error, MessageCodec, PipeClient, PipeConnection, PipeName, PipeServer, PipeStream};

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 
-use crate::connection::Shared;
+use super::core::Shared;
 use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
 use crate::{ConnectionStats, Error, PipeName, PipeSender};

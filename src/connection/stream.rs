@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::closing::{Closing, timed_out};
+use super::closing::{Closing, timed_out};
 use crate::stats::Place;
 use crate::sync::Deadline;
 use crate::turn::poll_spend;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_core::stream::{FusedStream, Stream};
 
-use crate::busy_wait::{ATTEMPTS, BusyWait};
-use crate::connection::Shared;
+use super::core::Shared;
+use super::spin::{ATTEMPTS, BusyWait};
 use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};

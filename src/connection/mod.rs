@@ -1,5 +1,12 @@
-use std::future::{Future, poll_fn};
-use std::io;
+mod closing;
+mod core;
+mod receiver;
+mod sender;
+mod shared_sender;
+mod spin;
+mod stream;
+
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,13 +17,16 @@ use bytes::{Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
 
-use crate::closing::Closing;
-use crate::shared_sender::QueueRef;
-use crate::stats::{Counters, Place};
-use crate::sync::Deadline;
-use crate::{
-    ConnectionStats, Error, MessageCodec, Peer, PipeName, PipeReceiver, PipeSender, PipeStream, sys,
-};
+use self::closing::Closing;
+use self::core::Shared;
+pub use self::receiver::{PipeReceiver, ReuniteError};
+pub use self::sender::PipeSender;
+use self::shared_sender::QueueRef;
+pub use self::shared_sender::SharedSender;
+pub(crate) use self::stream::DEFAULT_LINGER;
+pub use self::stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
+use crate::stats::Counters;
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// Connections are numbered within the process.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -65,29 +75,6 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 pub struct PipeConnection {
     receiver: PipeReceiver,
     sender: PipeSender,
-}
-
-/// What both halves have in common.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) io: Arc<sys::Stream>,
-    pub(crate) name: PipeName,
-    pub(crate) linger: Duration,
-    pub(crate) id: u64,
-    pub(crate) counters: Arc<Counters>,
-    /// What a shared sender has taken.
-    pub(crate) queue: QueueRef,
-    pub(crate) closing: Closing,
-    /// Among the clients of the server that accepted it.
-    place: Option<Arc<Place>>,
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            place.end(self.id);
-        }
-    }
 }
 
 impl PipeConnection {
@@ -236,41 +223,6 @@ impl PipeConnection {
             self.receiver.into_read_ahead(),
             shared.place.clone(),
         )))
-    }
-}
-
-impl Shared {
-    pub(crate) fn peer(&self) -> Result<Peer, Error> {
-        self.io
-            .peer()
-            .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
-    }
-
-    pub(crate) fn failed_read(&self, error: io::Error) -> Error {
-        Error::from_io("cannot read from", &self.name, error)
-    }
-
-    /// Until when closing that begins now may last.
-    pub(crate) fn linger_deadline(&self) -> Deadline {
-        Deadline::after(self.linger, self.io.runtime())
-    }
-
-    /// Waits for `future`, which is a part of closing: see [`Closing`].
-    pub(crate) async fn discarding<F: Future>(&self, future: F) -> F::Output {
-        self.closing.discarding(&self.io, future).await
-    }
-
-    /// Waits until the peer has taken everything.
-    pub(crate) async fn drained(&self) -> io::Result<()> {
-        self.closing.drained(&self.io).await
-    }
-
-    /// Why nothing more can be sent.
-    pub(crate) fn closed(&self, by_this_end: bool) -> Error {
-        Error::Closed {
-            pipe: self.name.clone(),
-            by_this_end,
-        }
     }
 }
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_sink::Sink;
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::closing::timed_out;
-use crate::connection::Shared;
+use super::closing::timed_out;
+use super::core::Shared;
 use crate::framing::WriteBuffer;
 use crate::sync::Deadline;
 use crate::turn::Turn;
