@@ -12,7 +12,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use asyncipc::{BoxError, Endpoint, EndpointEvent, EndpointHandle, PipeName};
+use asyncipc::endpoint::{EndpointHandle, Event};
+use asyncipc::{BoxError, Endpoint, PipeName};
 use clap::Parser;
 use futures::StreamExt;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -58,13 +59,13 @@ async fn talk(args: Args) -> Result<(), BoxError> {
     tokio::spawn(send_lines(endpoint.handle(), args.to));
     while let Some(event) = endpoint.next().await {
         match event {
-            EndpointEvent::Ready => println!("ready on {}", endpoint.pipe()),
-            EndpointEvent::Message(message) => println!("nobody handles {message:?}"),
-            EndpointEvent::Undelivered {
+            Event::Ready => println!("ready on {}", endpoint.pipe()),
+            Event::Message(message) => println!("nobody handles {message:?}"),
+            Event::Undelivered {
                 envelope, error, ..
             } => println!("{} was not delivered: {error}", envelope.data),
-            EndpointEvent::Error(error) => println!("{error}"),
-            EndpointEvent::Closed => println!("closed"),
+            Event::Error(error) => println!("{error}"),
+            Event::Closed => println!("closed"),
             _ => {}
         }
     }

@@ -9,7 +9,7 @@ mod client;
 mod connection;
 mod delegate;
 #[cfg(feature = "endpoint")]
-mod endpoint;
+pub mod endpoint;
 mod error;
 mod framing;
 #[cfg(any(doc, doctest))]
@@ -36,9 +36,7 @@ pub use connection::{
 };
 pub use delegate::PipeDelegate;
 #[cfg(feature = "endpoint")]
-pub use endpoint::{
-    Endpoint, EndpointBuilder, EndpointError, EndpointEvent, EndpointHandle, Envelope,
-};
+pub use endpoint::Endpoint;
 pub use error::Error;
 pub use framing::MessageCodec;
 pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub};

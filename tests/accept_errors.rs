@@ -246,7 +246,8 @@ fn a_clients_hub_whose_runtime_has_ended_ends() {
 #[cfg(feature = "endpoint")]
 #[test]
 fn an_endpoint_whose_runtime_has_ended_ends() {
-    use asyncipc::{Endpoint, EndpointError};
+    use asyncipc::Endpoint;
+    use asyncipc::endpoint::EndpointError;
     let name = unique_name("ended-endpoint");
     let mut endpoint = outlived(async || Endpoint::bind(&name).unwrap());
     let handle = endpoint.handle();
@@ -375,18 +376,19 @@ mod linux {
     #[cfg(feature = "endpoint")]
     #[tokio::test]
     async fn an_endpoint_that_can_accept_nobody_says_so_and_closes() {
-        use asyncipc::{Endpoint, EndpointError, EndpointEvent};
+        use asyncipc::Endpoint;
+        use asyncipc::endpoint::{self, EndpointError};
         let mut endpoint = Endpoint::bind(unique_name("ruined-endpoint")).unwrap();
         let event = within(endpoint.next()).await;
-        assert!(matches!(event, Some(EndpointEvent::Ready)), "{event:?}");
+        assert!(matches!(event, Some(endpoint::Event::Ready)), "{event:?}");
         let _kept = ruin(endpoint.pipe().as_path());
         let event = within(endpoint.next()).await;
-        let Some(EndpointEvent::Error(EndpointError::Pipe(error))) = event else {
+        let Some(endpoint::Event::Error(EndpointError::Pipe(error))) = event else {
             panic!("{event:?}");
         };
         is_for_good(&error, endpoint.name());
         let event = within(endpoint.next()).await;
-        assert!(matches!(event, Some(EndpointEvent::Closed)), "{event:?}");
+        assert!(matches!(event, Some(endpoint::Event::Closed)), "{event:?}");
         let handle = endpoint.handle();
         assert!(handle.send("nobody", "hello", ()).await.is_err());
     }

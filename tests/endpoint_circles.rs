@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use asyncipc::{BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent};
+use asyncipc::endpoint::{EndpointBuilder, EndpointError, Event};
+use asyncipc::{BoxError, Endpoint};
 use common::{PATIENCE, under_wine, unique_name, within};
 use futures::StreamExt;
 use futures::future::join_all;
@@ -31,10 +32,7 @@ fn patient(name: &str) -> EndpointBuilder {
 fn watch(mut endpoint: Endpoint) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(event) = endpoint.next().await {
-            assert!(
-                matches!(event, EndpointEvent::Ready | EndpointEvent::Closed),
-                "{event:?}"
-            );
+            assert!(matches!(event, Event::Ready | Event::Closed), "{event:?}");
         }
     })
 }

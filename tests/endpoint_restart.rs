@@ -5,7 +5,8 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncipc::{BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Error};
+use asyncipc::endpoint::{EndpointBuilder, EndpointError, Event};
+use asyncipc::{BoxError, Endpoint, Error};
 use common::{Log, PATIENCE, skipped, stays_pending, under_wine, unique_name, within};
 use futures::StreamExt;
 use tokio::sync::Semaphore;
@@ -97,11 +98,10 @@ async fn closing_an_accepted_connection_has_the_drain_timeout() {
     let request = Bytes::from(r#"{"action": "ping", "from": "raw", "id": 1}"#);
     client.send(request).await.unwrap();
     client.close_write().await.unwrap();
-    assert!(matches!(endpoint.next().await, Some(EndpointEvent::Ready)));
+    assert!(matches!(endpoint.next().await, Some(Event::Ready)));
     // It has not read the reply.
     let event = endpoint.next().await;
-    let Some(EndpointEvent::Error(EndpointError::Pipe(Error::TimedOut { waited, .. }))) = event
-    else {
+    let Some(Event::Error(EndpointError::Pipe(Error::TimedOut { waited, .. }))) = event else {
         panic!("{event:?}");
     };
     assert_eq!(waited, drain);
@@ -191,10 +191,7 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
         }
     });
     let mut endpoint = builder.bind().unwrap();
-    assert!(matches!(
-        within(endpoint.next()).await,
-        Some(EndpointEvent::Ready)
-    ));
+    assert!(matches!(within(endpoint.next()).await, Some(Event::Ready)));
     let mut client = within(PipeClient::connect(&*name)).await.unwrap();
     for said in [
         r#"{"action": "count", "from": "raw", "data": 1}"#,
@@ -213,7 +210,7 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
         }
     };
     let event = within(endpoint.next()).await;
-    let Some(EndpointEvent::Error(EndpointError::Abandoned {
+    let Some(Event::Error(EndpointError::Abandoned {
         requests: 2,
         waited,
         ..

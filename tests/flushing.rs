@@ -207,13 +207,14 @@ async fn what_a_hub_has_flushed_arrives_although_the_process_ends_at_once() {
 mod endpoints {
     use std::time::Duration;
 
-    use asyncipc::{Endpoint, EndpointError, EndpointEvent};
+    use asyncipc::Endpoint;
+    use asyncipc::endpoint::{self, EndpointError};
     use common::PATIENCE;
     use futures::FutureExt;
 
     use super::*;
 
-    fn patient(name: &str) -> asyncipc::EndpointBuilder {
+    fn patient(name: &str) -> asyncipc::endpoint::EndpointBuilder {
         Endpoint::builder(name)
             .give_up_after(PATIENCE)
             .backoff(Duration::from_millis(1), Duration::from_millis(20))
@@ -245,11 +246,11 @@ mod endpoints {
         within(all).await.unwrap();
         assert!(matches!(
             within(to.next()).await,
-            Some(EndpointEvent::Ready)
+            Some(endpoint::Event::Ready)
         ));
         for n in 0..MESSAGES {
             let event = within(to.next()).await;
-            assert!(matches!(event, Some(EndpointEvent::Message(it)) if it.data == n));
+            assert!(matches!(event, Some(endpoint::Event::Message(it)) if it.data == n));
         }
     }
 
@@ -347,11 +348,11 @@ mod endpoints {
         let child = child(test, &name);
         assert!(matches!(
             within(to.next()).await,
-            Some(EndpointEvent::Ready)
+            Some(endpoint::Event::Ready)
         ));
         for n in 0..MESSAGES {
             let event = within(to.next()).await;
-            let Some(EndpointEvent::Message(message)) = event else {
+            let Some(endpoint::Event::Message(message)) = event else {
                 panic!("{event:?}");
             };
             assert_eq!(message.data[0], n);

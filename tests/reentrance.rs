@@ -8,7 +8,8 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
-use asyncipc::{Endpoint, EndpointHandle, Event, PipeClient, PipeHub, PipeServer};
+use asyncipc::endpoint::EndpointHandle;
+use asyncipc::{Endpoint, Event, PipeClient, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{PATIENCE, pair, pair_of, sample, transports, unique_name, within};
 use futures::{FutureExt, StreamExt};

@@ -1,34 +1,37 @@
-use std::any::Any;
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
 use futures_core::stream::FusedStream;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
-use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::brief::brief;
-use super::envelope::{self, Incoming, Malformed};
-use super::handling::{self, InHand, Load};
-use super::link::{ENDED, LEFT, Link, why};
-use super::{EndpointError, EndpointEvent, Envelope, Shared};
-use crate::error::chain;
+use super::dispatch::{handle, refuse, reject};
+use super::envelope::{self, Received};
+use super::error::EndpointError;
+use super::event::Event;
+use super::life::{Life, reached};
+use super::link::{ENDPOINT_ENDED, Link, LinkState, PEER_LEFT, end_reason};
+use super::load::Load;
+use super::shared::Shared;
 use crate::sync::until;
 use crate::{Error, PipeConnection, PipeReceiver};
 
 /// Reads one connection to its end, and handles what comes.
 pub(super) struct Conversation {
     endpoint: Arc<Shared>,
+    life: watch::Receiver<Life>,
     link: Arc<Link>,
+    link_state: watch::Receiver<LinkState>,
     receiver: PipeReceiver,
     /// Who is at the other end, if we have connected to it.
     to: Option<String>,
+    phase: Phase,
     /// Handled one after the other.
     messages: VecDeque<BoxFuture<'static, ()>>,
     /// Handled side by side.
@@ -36,19 +39,70 @@ pub(super) struct Conversation {
     load: Arc<Load>,
 }
 
+/// What a conversation waits for, beside messages and handlers.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// The other side has connected. It is asked to send no more when the endpoint drains.
+    Accepted,
+    /// The same, and the other side was asked.
+    AskedToClose,
+    /// We have connected. The destination finishes the link when it sends nothing more.
+    Connected,
+    /// We send nothing more, and wait for the replies.
+    AwaitingReplies,
+    /// We have closed our direction, as the other side has asked. It handles what we have sent, and
+    /// closes its direction then.
+    PeerCloses,
+}
+
+/// What [`Conversation::next_step`] has found.
+enum Step {
+    /// A handler has ended.
+    Handled,
+    Message(BytesMut),
+    /// A message above the limit was left out.
+    TooLarge {
+        size: usize,
+        max: usize,
+    },
+    /// Nothing more comes.
+    EndOfStream(Result<(), Error>),
+    /// The endpoint is draining.
+    Draining,
+    /// We send nothing more.
+    Finishing,
+    /// All replies have come, or nobody waits for them any more.
+    AllAnswered,
+    /// The connection is of no more use.
+    Ended,
+}
+
 impl Conversation {
-    pub(super) fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>) -> Self {
+    /// Over a connection that another program has made.
+    pub(super) fn accepted(endpoint: Arc<Shared>, conn: PipeConnection) -> Self {
+        Self::new(endpoint, conn, None, Phase::Accepted)
+    }
+
+    /// Over a connection that this program has made to `to`.
+    pub(super) fn connected(endpoint: Arc<Shared>, conn: PipeConnection, to: String) -> Self {
+        Self::new(endpoint, conn, Some(to), Phase::Connected)
+    }
+
+    fn new(endpoint: Arc<Shared>, conn: PipeConnection, to: Option<String>, phase: Phase) -> Self {
         let (sender, mut receiver) = conn.split();
         receiver.skip_too_large();
-        let load = Load::new(&endpoint.options);
+        let link = Arc::new(Link::new(sender));
         Conversation {
-            endpoint,
-            link: Arc::new(Link::new(sender)),
+            life: endpoint.life.subscribe(),
+            link_state: link.subscribe(),
+            link,
             receiver,
             to,
+            phase,
             messages: VecDeque::new(),
             requests: FuturesUnordered::new(),
-            load,
+            load: Load::new(&endpoint.options),
+            endpoint,
         }
     }
 
@@ -56,8 +110,8 @@ impl Conversation {
         &self.link
     }
 
-    /// Until the connection has ended and everything that came was handled, or the endpoint is
-    /// shut down and has drained for long enough.
+    /// Runs until the connection has ended and everything that came was handled, or until the endpoint
+    /// was shut down and has drained.
     pub(super) async fn run(mut self) {
         let endpoint = self.endpoint.clone();
         let in_time = tokio::select! {
@@ -65,131 +119,122 @@ impl Conversation {
             () = self.converse() => true,
             () = endpoint.drained() => false,
         };
-        let messages = self.in_hand();
+        let messages = self.unhandled();
         if !in_time && messages > 0 {
             self.messages.clear();
             self.requests.clear();
-            let error = EndpointError::Unhandled { messages };
-            endpoint.tell(EndpointEvent::Error(error)).await;
+            report(&self.endpoint, EndpointError::Unhandled { messages }).await;
         }
     }
 
     async fn converse(&mut self) {
-        // That it has left is no error in itself.
-        if let Err(error) = self.read().await
-            && !matches!(error, Error::Closed { .. })
-        {
-            let event = EndpointEvent::Error(error.into());
-            self.endpoint.tell(event).await;
-        }
-        self.handle_rest().await;
-        let closed = match self.link.gone.is_cancelled() {
-            true => self.link.left(self.receiver.is_terminated()).await,
+        let read = self.read().await;
+        report_reading(&self.endpoint, read).await;
+        self.finish_handlers().await;
+        let is_ended = self.link.state().is_ended();
+        let closed = match is_ended {
+            true => self.link.close_ended(self.receiver.is_terminated()).await,
             false => self.link.close().await,
         };
-        if closed.is_ok() && self.to.is_some() && self.link.closing.is_cancelled() {
+        let peer_closing = self.link.state().peer_closing;
+        if closed.is_ok() && self.to.is_some() && peer_closing {
             self.hear_out().await;
         }
-        self.link.end(LEFT);
+        self.link.end(PEER_LEFT);
         let error = match (&self.to, closed) {
-            // Those who have connected to us have only missed replies.
+            // If the other side has connected to us, it has missed replies at most.
             (_, Ok(())) | (None, Err(Error::Closed { .. })) => return,
             (Some(to), Err(Error::Closed { .. })) => EndpointError::Unread { to: to.clone() },
             (_, Err(error)) => error.into(),
         };
-        self.endpoint.tell(EndpointEvent::Error(error)).await;
+        report(&self.endpoint, error).await;
     }
 
     /// Waits until the other side, which has asked to end the connection, has handled everything and
     /// ends it too.
     async fn hear_out(&mut self) {
         if !self.receiver.shared.io.can_shutdown() {
-            // It knows of no end before this side is gone. Its name is not free before it has
-            // handled everything: it has a pipe instance until then.
+            // Such a pipe has no end of one direction, so the other side does not know that we have
+            // closed ours. It keeps its name until it has handled everything: it has an instance of the
+            // pipe until then.
             return;
         }
+        self.phase = Phase::PeerCloses;
         let deadline = Instant::now().checked_add(self.endpoint.options.drain_timeout);
-        if let Some(Err(error)) = until(deadline, self.hear()).await
-            && !matches!(error, Error::Closed { .. })
-        {
-            let event = EndpointEvent::Error(error.into());
-            self.endpoint.tell(event).await;
-        }
-        self.handle_rest().await;
+        let read = until(deadline, self.read()).await;
+        report_reading(&self.endpoint, read.unwrap_or(Ok(()))).await;
+        self.finish_handlers().await;
     }
 
-    /// Reads to the end, and handles what comes meanwhile.
-    async fn hear(&mut self) -> Result<(), Error> {
-        loop {
-            let in_hand = self.in_hand();
-            tokio::select! {
-                biased;
-                () = first(&mut self.messages) => drop(self.messages.pop_front()),
-                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-                message = next(&self.load, in_hand, &mut self.receiver) => match message {
-                    Some(Ok(message)) => self.received(&message),
-                    Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
-                    ended => return ended.map_or(Ok(()), |it| it.map(drop)),
-                },
-            }
-        }
-    }
-
-    /// Handles what has come to its end: requests of someone who has left, for the drain timeout at
-    /// most.
-    async fn handle_rest(&mut self) {
-        let has_left = self.receiver.is_terminated() || self.link.gone.is_cancelled();
-        let waited = self.endpoint.options.drain_timeout;
-        let deadline = Instant::now().checked_add(waited).filter(|_| has_left);
-        while self.in_hand() > 0 {
-            tokio::select! {
-                () = first(&mut self.messages) => drop(self.messages.pop_front()),
-                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-                () = until(deadline, pending::<()>()).map(drop), if !self.requests.is_empty() => {
-                    let requests = self.requests.len();
-                    self.requests.clear();
-                    let error = EndpointError::Abandoned { requests, waited };
-                    self.endpoint.tell(EndpointEvent::Error(error)).await;
-                }
-            }
-        }
-    }
-
-    /// Reads to the end, or until there is no more reason to.
+    /// Reads until nothing more comes, or until there is no more reason to read.
     async fn read(&mut self) -> Result<(), Error> {
-        let (mut told, mut done) = (self.to.is_some(), false);
         loop {
-            let in_hand = self.in_hand();
-            tokio::select! {
-                biased;
-                () = self.link.gone.cancelled() => return Ok(()),
-                () = self.link.done.cancelled(), if !done => done = true,
-                () = self.link.answered(), if done => return Ok(()),
-                () = self.endpoint.deaf.cancelled(), if !told => {
-                    told = true;
+            match self.next_step().await {
+                Step::Handled => {}
+                Step::Message(message) => self.received(&message),
+                Step::TooLarge { size, max } => self.too_large(size, max),
+                Step::Draining => {
+                    self.phase = Phase::AskedToClose;
                     self.ask_to_close();
                 }
-                () = first(&mut self.messages) => drop(self.messages.pop_front()),
-                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
-                message = next(&self.load, in_hand, &mut self.receiver) => match message {
-                    Some(Ok(message)) => self.received(&message),
-                    Some(Err(Error::MessageTooLarge { size, max })) => self.too_large(size, max),
-                    ended => {
-                        let ended = ended.map_or(Ok(()), |it| it.map(drop));
-                        if self.to.is_some() {
-                            self.link.end(&why(ended.as_ref().err()));
-                        }
-                        return ended;
+                Step::Finishing => self.phase = Phase::AwaitingReplies,
+                Step::AllAnswered | Step::Ended => return Ok(()),
+                Step::EndOfStream(result) => {
+                    if matches!(self.phase, Phase::Connected | Phase::AwaitingReplies) {
+                        self.link.end(&end_reason(result.as_ref().err()));
                     }
-                },
+                    return result;
+                }
             }
         }
     }
 
-    /// So that nothing more is on its way when this side ends the connection.
+    /// Waits for what happens next. Nothing is lost when it is cancelled.
+    async fn next_step(&mut self) -> Step {
+        let unhandled = self.unhandled();
+        tokio::select! {
+            biased;
+            step = self.phase.next_step(&self.link, &mut self.link_state, &mut self.life) => step,
+            () = first(&mut self.messages) => {
+                self.messages.pop_front();
+                Step::Handled
+            }
+            Some(()) = self.requests.next(), if !self.requests.is_empty() => Step::Handled,
+            // After the handlers: one that begins to wait makes room.
+            message = next_message(&self.load, unhandled, &mut self.receiver) => match message {
+                Some(Ok(message)) => Step::Message(message),
+                Some(Err(Error::MessageTooLarge { size, max })) => Step::TooLarge { size, max },
+                Some(Err(error)) => Step::EndOfStream(Err(error)),
+                None => Step::EndOfStream(Ok(())),
+            },
+        }
+    }
+
+    /// Waits until everything that came is handled. If the other side has left, its requests get no more
+    /// than the drain timeout.
+    async fn finish_handlers(&mut self) {
+        let peer_left = self.receiver.is_terminated() || self.link.state().is_ended();
+        let waited = self.endpoint.options.drain_timeout;
+        let deadline = Instant::now().checked_add(waited).filter(|_| peer_left);
+        while self.unhandled() > 0 {
+            tokio::select! {
+                () = first(&mut self.messages) => drop(self.messages.pop_front()),
+                Some(()) = self.requests.next(), if !self.requests.is_empty() => {}
+                _ = until(deadline, pending::<()>()), if !self.requests.is_empty() => {
+                    let requests = self.requests.len();
+                    self.requests.clear();
+                    report(&self.endpoint, EndpointError::Abandoned { requests, waited }).await;
+                }
+            }
+        }
+    }
+
+    /// Asks the other side to send no more, so that nothing is on its way when this side ends the
+    /// connection.
     fn ask_to_close(&mut self) {
         let (link, closing) = (self.link.clone(), envelope::closing(&self.endpoint.name));
-        // No message that is in hand. It ends with the connection.
+        // In a task of its own, since it is not a message that waits to be handled. It ends with the
+        // connection.
         self.endpoint.spawn(async move {
             if let Err(error) = link.write(closing).await {
                 tracing::debug!(%error, "cannot ask the other side to close");
@@ -199,42 +244,40 @@ impl Conversation {
 
     fn received(&mut self, message: &[u8]) {
         let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
-        let in_hand = self.load.take(message.len());
-        match Incoming::decode(message) {
-            Ok(Incoming::Message(envelope)) => {
+        let permit = self.load.add(message.len());
+        match Received::decode(message) {
+            Ok(Received::Message(envelope)) => {
                 let is_message = envelope.id.is_none();
-                let handling = Box::pin(handle(endpoint, link, envelope, in_hand));
+                let handling = Box::pin(handle(endpoint, link, envelope, permit));
                 match is_message {
                     true => self.messages.push_back(handling),
                     false => self.requests.push(handling),
                 }
             }
-            Ok(Incoming::Reply(id, outcome)) => match link.take(id) {
-                Some(asking) => asking.answer(outcome),
+            Ok(Received::Reply(id, outcome)) => match link.take(id) {
+                Some(requester) => requester.answer(outcome),
                 None => tracing::debug!(id, "a reply that nobody waits for"),
             },
-            Ok(Incoming::Closing) => self.link.closing.cancel(),
-            Ok(Incoming::Rejection(to, reason, size)) => {
+            Ok(Received::Closing) => self.link.peer_closes(),
+            Ok(Received::Rejection(to, reason, size)) => {
                 match size.and_then(|it| link.take_of_size(it)) {
-                    Some(asking) => asking.answer(Err(reason)),
+                    Some(requester) => requester.answer(Err(reason)),
                     None => {
                         let error = EndpointError::Rejected { to, reason };
-                        let telling = async move {
-                            let _in_hand = in_hand;
-                            endpoint.tell(EndpointEvent::Error(error)).await;
-                        };
-                        self.messages.push_back(Box::pin(telling));
+                        self.messages.push_back(Box::pin(async move {
+                            let _permit = permit;
+                            endpoint.emit(Event::Error(error)).await;
+                        }));
                     }
                 }
             }
             Err(malformed) => {
                 let refusing = refuse(endpoint, link, malformed, self.process_id());
-                // The reason may be as long as the message.
-                let telling = async move {
-                    let _in_hand = in_hand;
+                // It counts: the reason may be as long as the message.
+                self.messages.push_back(Box::pin(async move {
+                    let _permit = permit;
                     refusing.await;
-                };
-                self.messages.push_back(Box::pin(telling));
+                }));
             }
         }
     }
@@ -243,29 +286,65 @@ impl Conversation {
     fn too_large(&mut self, size: usize, max: usize) {
         let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
         if self.to.is_some() {
-            link.miss_reply(&format!(
+            // Nobody knows whose reply it was: all that wait for one fail.
+            link.fail_sent(&format!(
                 "a message of {size} bytes, which may have been the reply, is above the limit of {max} bytes"
             ));
         }
-        let telling = reject(endpoint, link, size, max, self.process_id());
-        self.messages.push_back(Box::pin(telling));
+        let rejecting = reject(endpoint, link, size, max, self.process_id());
+        self.messages.push_back(Box::pin(rejecting));
     }
 
-    /// Of the other side, where the system tells.
+    /// The process at the other end, where the system tells.
     fn process_id(&self) -> Option<u32> {
         self.receiver.peer().ok()?.process_id
     }
 
     /// How many messages came and are not handled to the end.
-    fn in_hand(&self) -> usize {
+    fn unhandled(&self) -> usize {
         self.messages.len() + self.requests.len()
+    }
+}
+
+impl Phase {
+    /// Waits for what ends this phase.
+    async fn next_step(
+        self,
+        link: &Link,
+        link_state: &mut watch::Receiver<LinkState>,
+        life: &mut watch::Receiver<Life>,
+    ) -> Step {
+        match self {
+            Phase::Accepted => tokio::select! {
+                biased;
+                () = reached(link_state, LinkState::is_ended) => Step::Ended,
+                () = reached(life, |it| it.draining_since().is_some()) => Step::Draining,
+            },
+            Phase::AskedToClose => {
+                reached(link_state, LinkState::is_ended).await;
+                Step::Ended
+            }
+            Phase::Connected => {
+                reached(link_state, |it| it.is_ended() || it.is_finishing()).await;
+                match link_state.borrow().is_ended() {
+                    true => Step::Ended,
+                    false => Step::Finishing,
+                }
+            }
+            Phase::AwaitingReplies => tokio::select! {
+                biased;
+                () = reached(link_state, LinkState::is_ended) => Step::Ended,
+                () = link.all_answered() => Step::AllAnswered,
+            },
+            Phase::PeerCloses => pending().await,
+        }
     }
 }
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        self.link.end(ENDED);
-        let messages = self.in_hand();
+        self.link.end(ENDPOINT_ENDED);
+        let messages = self.unhandled();
         if messages > 0 {
             let endpoint = &self.endpoint.name;
             tracing::warn!(%endpoint, messages, "dropped while messages were being handled");
@@ -273,7 +352,19 @@ impl Drop for Conversation {
     }
 }
 
-/// Waits for the first; for ever if there is none.
+/// Tells the application why reading has ended. That the other side has left is no error.
+async fn report_reading(endpoint: &Shared, read: Result<(), Error>) {
+    match read {
+        Ok(()) | Err(Error::Closed { .. }) => {}
+        Err(error) => report(endpoint, error.into()).await,
+    }
+}
+
+async fn report(endpoint: &Shared, error: EndpointError) {
+    endpoint.emit(Event::Error(error)).await;
+}
+
+/// Waits for the first of the messages to be handled; forever if there is none.
 async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
     match messages.front_mut() {
         Some(message) => message.await,
@@ -281,146 +372,15 @@ async fn first(messages: &mut VecDeque<BoxFuture<'static, ()>>) {
     }
 }
 
-/// The next message, once there is room for it. To be polled after the handlers: those that wait
-/// then make room.
-async fn next(
+/// The next message, once there is room for it.
+async fn next_message(
     load: &Load,
-    in_hand: usize,
+    unhandled: usize,
     receiver: &mut PipeReceiver,
 ) -> Option<Result<BytesMut, Error>> {
-    poll_fn(|cx| match load.has_room(in_hand) {
+    poll_fn(|cx| match load.has_room(unhandled) {
         true => receiver.poll_next_unpin(cx),
         false => Poll::Pending,
     })
     .await
-}
-
-/// Calls whoever is there for the message. The first one answers, if it is a request.
-async fn handle(endpoint: Arc<Shared>, link: Arc<Link>, envelope: Envelope, message: InHand) {
-    let handlers = endpoint.handlers().find(&envelope);
-    let mut asked = envelope.id;
-    let is_message = asked.is_none();
-    if handlers.is_empty() {
-        if endpoint.dropped.is_cancelled() {
-            // The handlers are gone.
-            return;
-        }
-        match asked {
-            None => endpoint.tell(EndpointEvent::Message(envelope)).await,
-            Some(id) => {
-                let error = Err("there is no handler for it".into());
-                answer(&endpoint, &link, &envelope.action, id, error).await;
-            }
-        }
-        return;
-    }
-    let (action, from) = (envelope.action.clone(), envelope.from.clone());
-    let (mut envelope, last) = (Some(envelope), handlers.len() - 1);
-    for (n, handler) in handlers.into_iter().enumerate() {
-        // The last one gets the only copy.
-        let given = match n == last {
-            true => envelope.take(),
-            false => envelope.clone(),
-        };
-        let Some(given) = given else { return };
-        // The handler itself is called in here too: it may panic before its first await.
-        // So is the text of its error, for the same reason.
-        let handling = handling::run(&message, is_message, async {
-            let outcome = handler(given).await;
-            let text = outcome.as_ref().err().map(|it| chain(&**it).to_string());
-            (outcome, text)
-        });
-        let (outcome, text) = AssertUnwindSafe(handling)
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| {
-                let text = panicked(&*panic);
-                (Err(text.clone().into()), Some(text))
-            });
-        match (asked.take(), outcome) {
-            (Some(id), outcome) => {
-                let outcome = outcome.map_err(|_| text.unwrap_or_default());
-                answer(&endpoint, &link, &action, id, outcome).await;
-            }
-            (None, Ok(_)) => {}
-            (None, Err(source)) => {
-                let error = EndpointError::Handler {
-                    action: action.clone(),
-                    from: from.clone(),
-                    source,
-                };
-                endpoint.tell(EndpointEvent::Error(error)).await;
-            }
-        }
-    }
-}
-
-/// Replies to a request.
-async fn answer(
-    endpoint: &Shared,
-    link: &Link,
-    action: &str,
-    id: u64,
-    outcome: Result<Value, String>,
-) {
-    let reply = |action, outcome: Result<&Value, &str>| {
-        link.write(envelope::reply(&endpoint.name, action, id, outcome))
-    };
-    let outcome = outcome.and_then(|data| envelope::readable(&data).map(|()| data));
-    let outcome = outcome.as_ref().map_err(String::as_str);
-    let mut sent = reply(action, outcome).await;
-    if let Err(error @ Error::MessageTooLarge { .. }) = sent {
-        sent = reply(action, Err(&error.to_string())).await;
-    }
-    if let Err(Error::MessageTooLarge { .. }) = sent {
-        // Not even that. Whoever asked does not wait in vain.
-        sent = reply("", Err("the reply is above the limit")).await;
-    }
-    if let Err(error) = sent {
-        let action = brief(action);
-        tracing::warn!(endpoint = %endpoint.name, %action, %error, "cannot reply");
-    }
-}
-
-/// Tells of a message that is not an envelope, and its sender too if it waits for a reply.
-async fn refuse(
-    endpoint: Arc<Shared>,
-    link: Arc<Link>,
-    malformed: Malformed,
-    process_id: Option<u32>,
-) {
-    let Malformed { reason, id } = malformed;
-    if let Some(id) = id {
-        let error = format!("the message is not an envelope: {reason}");
-        answer(&endpoint, &link, "", id, Err(error)).await;
-    }
-    let error = EndpointError::BadEnvelope { process_id, reason };
-    endpoint.tell(EndpointEvent::Error(error)).await;
-}
-
-/// Tells of a message that was left out, and its sender too.
-async fn reject(
-    endpoint: Arc<Shared>,
-    link: Arc<Link>,
-    size: usize,
-    max: usize,
-    process_id: Option<u32>,
-) {
-    let text = Error::MessageTooLarge { size, max }.to_string();
-    let rejection = envelope::rejection(&endpoint.name, size, &text);
-    if let Err(error) = link.write(rejection).await {
-        tracing::debug!(endpoint = %endpoint.name, %error, "cannot say that a message was left out");
-    }
-    let error = EndpointError::TooLarge {
-        process_id,
-        size,
-        max,
-    };
-    endpoint.tell(EndpointEvent::Error(error)).await;
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("with no text"))
 }

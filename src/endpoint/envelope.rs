@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::EndpointError;
+use super::error::EndpointError;
 
 /// What the parser takes, less one for the envelope itself.
 const DEEPEST: usize = 126;
@@ -22,7 +22,7 @@ pub struct Envelope {
     /// The sender's name, as the sender says: nobody has verified it. Who may connect at all, the
     /// system decides by user.
     pub from: String,
-    /// Whatever belongs to it; [`Value::Null`] if nothing does.
+    /// What belongs to it; [`Value::Null`] if nothing does.
     pub data: Value,
     /// The request's number, if it is one.
     pub(super) id: Option<u64>,
@@ -33,7 +33,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// What does not fit.
+    /// The data does not fit the type: serde_json's error says where.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         T::deserialize(&self.data)
     }
@@ -70,16 +70,18 @@ impl Envelope {
 
     pub(super) fn encode(&self) -> Bytes {
         let Envelope { action, from, .. } = self;
-        encode(&Outgoing {
+        encode(&SentFields {
             action: Some(action),
             data: Some(&self.data),
             id: self.id,
-            ..Outgoing::from(from)
+            ..SentFields::from(from)
         })
     }
 }
 
-/// Why the other side could not read it, if it could not.
+/// # Errors
+///
+/// Why the other side could not read it.
 pub(super) fn readable(data: &Value) -> Result<(), String> {
     match depth(data) {
         0..=DEEPEST => Ok(()),
@@ -89,75 +91,75 @@ pub(super) fn readable(data: &Value) -> Result<(), String> {
 
 /// What a request is answered with.
 pub(super) fn reply(from: &str, action: &str, id: u64, outcome: Result<&Value, &str>) -> Bytes {
-    encode(&Outgoing {
+    encode(&SentFields {
         action: Some(action),
         data: outcome.ok(),
         error: outcome.err(),
         reply: Some(id),
-        ..Outgoing::from(from)
+        ..SentFields::from(from)
     })
 }
 
-/// Asks to be sent nothing more on this connection, and to end it.
+/// Asks the other side to send nothing more on this connection, and to end it.
 pub(super) fn closing(from: &str) -> Bytes {
-    encode(&Outgoing {
+    encode(&SentFields {
         closing: Some(true),
-        ..Outgoing::from(from)
+        ..SentFields::from(from)
     })
 }
 
 /// Says that a message of `size` bytes was left out.
 pub(super) fn rejection(from: &str, size: usize, error: &str) -> Bytes {
-    encode(&Outgoing {
+    encode(&SentFields {
         error: Some(error),
         size: Some(size),
-        ..Outgoing::from(from)
+        ..SentFields::from(from)
     })
 }
 
-/// What has come.
+/// A message as it was received.
 #[derive(Debug, PartialEq)]
-pub(super) enum Incoming {
+pub(super) enum Received {
     Message(Envelope),
     Reply(u64, Result<Value, String>),
     Closing,
-    /// The other side has left out a message: who it is, why, and of what size.
+    /// The other side has left out a message: its name, the reason, and the message's size.
     Rejection(String, String, Option<u64>),
 }
 
-/// Why a message is not an envelope, and the number of the request that it was to be.
+/// Why a message is not an envelope, and its number if it looks like a request.
 #[derive(Debug, PartialEq)]
 pub(super) struct Malformed {
     pub(super) reason: String,
     pub(super) id: Option<u64>,
 }
 
-impl Incoming {
+impl Received {
     pub(super) fn decode(json: &[u8]) -> Result<Self, Malformed> {
         let malformed = |reason: &dyn fmt::Display| Malformed {
             reason: reason.to_string(),
             id: serde_json::from_slice(json)
                 .ok()
-                .and_then(|it: Asked| it.id),
+                .and_then(|it: IdField| it.id),
         };
-        // An array with these fields in order would be taken as well.
+        // serde would take an array with these fields in order as well.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(malformed(&"it is not a JSON object"));
         }
-        let fields: Fields = serde_json::from_slice(json).map_err(|e| malformed(&e))?;
+        let fields: ReceivedFields = serde_json::from_slice(json).map_err(|e| malformed(&e))?;
         if let Some(id) = fields.reply {
             let outcome = fields.error.map_or(Ok(fields.data), Err);
-            return Ok(Incoming::Reply(id, outcome));
+            return Ok(Received::Reply(id, outcome));
         }
         if fields.closing == Some(true) {
-            return Ok(Incoming::Closing);
+            return Ok(Received::Closing);
         }
         let missing = |field| malformed(&format_args!("the field `{field}` is missing"));
         if let (None, Some(error)) = (&fields.action, fields.error) {
             let from = fields.from.ok_or_else(|| missing("from"))?;
-            return Ok(Incoming::Rejection(from, error, fields.size.as_u64()));
+            return Ok(Received::Rejection(from, error, fields.size.as_u64()));
         }
-        Ok(Incoming::Message(Envelope {
+        Ok(Received::Message(Envelope {
             action: fields.action.ok_or_else(|| missing("action"))?,
             from: fields.from.ok_or_else(|| missing("from"))?,
             data: fields.data,
@@ -167,7 +169,7 @@ impl Incoming {
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct ReceivedFields {
     action: Option<String>,
     from: Option<String>,
     #[serde(default)]
@@ -176,19 +178,19 @@ struct Fields {
     reply: Option<u64>,
     error: Option<String>,
     closing: Option<bool>,
-    /// Whatever a message has under this name is not looked at.
+    /// Only a rejection's is used: a message may have anything under this name.
     #[serde(default)]
     size: Value,
 }
 
-/// All that is needed to say what is wrong with the rest.
+/// The only field that is needed to refuse a request that cannot be read.
 #[derive(Deserialize)]
-struct Asked {
+struct IdField {
     id: Option<u64>,
 }
 
 #[derive(Default, Serialize)]
-struct Outgoing<'a> {
+struct SentFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a str>,
     from: &'a str,
@@ -206,17 +208,17 @@ struct Outgoing<'a> {
     size: Option<usize>,
 }
 
-impl<'a> Outgoing<'a> {
+impl<'a> SentFields<'a> {
     fn from(from: &'a str) -> Self {
-        Outgoing {
+        SentFields {
             from,
-            ..Outgoing::default()
+            ..SentFields::default()
         }
     }
 }
 
-fn encode(fields: &Outgoing<'_>) -> Bytes {
-    // Texts, numbers and a `Value`: there is nothing in it that JSON has no place for.
+fn encode(fields: &SentFields<'_>) -> Bytes {
+    // Texts, numbers and a `Value`: JSON has a place for all of them.
     serde_json::to_vec(fields).unwrap_or_default().into()
 }
 
@@ -241,8 +243,8 @@ mod tests {
     #[test]
     fn what_was_encoded_is_decoded_and_is_the_json_that_is_documented() {
         for id in [None, Some(7)] {
-            let decoded = Incoming::decode(&message(id).encode());
-            assert_eq!(decoded, Ok(Incoming::Message(message(id))));
+            let decoded = Received::decode(&message(id).encode());
+            assert_eq!(decoded, Ok(Received::Message(message(id))));
         }
         let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         assert_eq!(
@@ -264,8 +266,8 @@ mod tests {
             r#"{"from":"a","error":"no","size":9}"#
         );
         assert_eq!(
-            Incoming::decode(&rejection),
-            Ok(Incoming::Rejection("a".into(), "no".into(), Some(9)))
+            Received::decode(&rejection),
+            Ok(Received::Rejection("a".into(), "no".into(), Some(9)))
         );
     }
 
@@ -273,21 +275,21 @@ mod tests {
     fn a_number_arrives_as_it_was_sent_to_the_last_digit() {
         for number in [6.21287610554047e-9, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX] {
             let sent = Envelope::new("a", "b", number, None).unwrap();
-            let decoded = Incoming::decode(&sent.encode());
-            assert_eq!(decoded, Ok(Incoming::Message(sent)));
+            let decoded = Received::decode(&sent.encode());
+            assert_eq!(decoded, Ok(Received::Message(sent)));
         }
     }
 
     #[test]
     fn fields_that_need_not_be_there_and_fields_that_nobody_knows_are_taken() {
-        let decoded = Incoming::decode(br#" {"from":"a","new":[1],"action":"b"}"#);
+        let decoded = Received::decode(br#" {"from":"a","new":[1],"action":"b"}"#);
         let expected = Envelope::new("a", "b", (), None).unwrap();
-        assert_eq!(decoded, Ok(Incoming::Message(expected)));
-        let decoded = Incoming::decode(br#"{"from":"a","action":"b","size":"L","error":"no"}"#);
+        assert_eq!(decoded, Ok(Received::Message(expected)));
+        let decoded = Received::decode(br#"{"from":"a","action":"b","size":"L","error":"no"}"#);
         let expected = Envelope::new("a", "b", (), None).unwrap();
-        assert_eq!(decoded, Ok(Incoming::Message(expected)));
-        let decoded = Incoming::decode(br#"{"reply":1}"#);
-        assert_eq!(decoded, Ok(Incoming::Reply(1, Ok(Value::Null))));
+        assert_eq!(decoded, Ok(Received::Message(expected)));
+        let decoded = Received::decode(br#"{"reply":1}"#);
+        assert_eq!(decoded, Ok(Received::Reply(1, Ok(Value::Null))));
     }
 
     #[test]
@@ -308,20 +310,20 @@ mod tests {
             ),
             (r#"{"action":"a","from":"b"} {}"#, "trailing", None),
         ] {
-            let malformed = Incoming::decode(json.as_bytes()).unwrap_err();
+            let malformed = Received::decode(json.as_bytes()).unwrap_err();
             assert!(malformed.reason.contains(rule), "{json}: {malformed:?}");
             assert_eq!(malformed.id, id, "{json}");
         }
         let latin = b"{\"action\":\"\xe9\",\"from\":\"a\"}";
-        assert!(Incoming::decode(latin).is_err());
+        assert!(Received::decode(latin).is_err());
     }
 
     #[test]
     fn the_deepest_data_that_is_sent_can_be_read_and_deeper_data_is_refused() {
         let nested = |depth| (0..depth).fold(Value::Null, |inner, _| json!([inner]));
         let deepest = Envelope::new("a", "b", nested(DEEPEST), None).unwrap();
-        let decoded = Incoming::decode(&deepest.encode());
-        assert_eq!(decoded, Ok(Incoming::Message(deepest)));
+        let decoded = Received::decode(&deepest.encode());
+        assert_eq!(decoded, Ok(Received::Message(deepest)));
         let error = Envelope::new("a", "b", nested(DEEPEST + 1), None).unwrap_err();
         assert!(error.to_string().contains("126 deep"), "{error}");
     }

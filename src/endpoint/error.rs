@@ -1,8 +1,11 @@
+use std::io;
 use std::time::Duration;
 
 use crate::{BoxError, Error, InvalidName};
 
 /// What can go wrong between named programs. Needs the feature `endpoint`.
+///
+/// Converting into [`std::io::Error`] keeps the [kind](EndpointError::kind).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
@@ -10,7 +13,7 @@ pub enum EndpointError {
     /// that is shut down, a connection that failed.
     #[error(transparent)]
     Pipe(#[from] Error),
-    /// As many messages wait for this program as may. This one was not taken.
+    /// As many messages wait for this program as may. This one was not accepted.
     #[error("{messages} messages wait for {to} already")]
     #[non_exhaustive]
     QueueFull {
@@ -20,8 +23,8 @@ pub enum EndpointError {
         messages: usize,
     },
     /// A handler's request was not made: too many handlers of one connection wait for other programs
-    /// already, or those that wait have too many bytes of messages in hand. Without this bound, what is
-    /// read while they wait would have none.
+    /// already, or the messages of those that wait have too many bytes. This bounds what is
+    /// read while handlers wait.
     #[error(
         "{to} was not asked: {handlers} handlers of one connection, with {bytes} bytes of messages, wait \
          for other programs already; {bound} allows {most}"
@@ -59,8 +62,8 @@ pub enum EndpointError {
         /// What was in the way.
         reason: String,
     },
-    /// Messages were accepted before this call, and given up: what flushing them has found. Each
-    /// of them is told by an event of its own, or as the error of its request.
+    /// Flushing has found that messages were given up which were accepted before the call. Each
+    /// of them has an event of its own, or is the error of its request.
     #[error("{messages} messages to {to} were not sent")]
     #[non_exhaustive]
     NotSent {
@@ -77,13 +80,12 @@ pub enum EndpointError {
         to: String,
         /// What it was asked for.
         action: String,
-        /// How long it was waited for.
+        /// How long the requester has waited.
         waited: Duration,
-        /// What is known of it.
+        /// What is known about the cause.
         reason: String,
     },
-    /// The request was sent, and its reply does not come any more. Whether it was handled is not
-    /// known.
+    /// The request was sent, and no reply comes any more. Nobody knows whether it was handled.
     #[error("no reply from {to} to {action:?}: {reason}")]
     #[non_exhaustive]
     Unanswered {
@@ -107,9 +109,9 @@ pub enum EndpointError {
         reason: String,
     },
     /// The connection has ended, and the other program may not have read everything that the
-    /// system had for it: that is lost. It left, of which Linux knows, Windows may say so without
-    /// knowing, and others do not say it; or it had not read for as long as the first message that
-    /// was given up had to wait.
+    /// system had for it: that is lost. Either it has left; Linux knows what was unread, Windows may
+    /// report it without knowing, and other systems do not report it. Or it did not read until a message
+    /// was given up.
     #[error("{to} may not have read everything that was sent to it")]
     #[non_exhaustive]
     Unread {
@@ -147,7 +149,7 @@ pub enum EndpointError {
         /// The rule that it breaks.
         reason: String,
     },
-    /// A handler failed or panicked, and there is nobody who waits for its reply.
+    /// A handler failed or panicked, and nobody waits for its reply.
     #[error("the handler of {action:?} from {from} failed: {source}")]
     #[non_exhaustive]
     Handler {
@@ -158,8 +160,8 @@ pub enum EndpointError {
         /// What the handler said.
         source: BoxError,
     },
-    /// Whoever made these requests has ended the connection, and the drain timeout has passed since
-    /// then: their handlers were cancelled.
+    /// The program that made these requests has ended the connection, and the drain timeout has passed
+    /// since then: their handlers were cancelled.
     #[error("{requests} requests were given up {waited:.1?} after whoever made them had left")]
     #[non_exhaustive]
     Abandoned {
@@ -180,6 +182,39 @@ pub enum EndpointError {
 
 fn sender(process_id: Option<u32>) -> String {
     process_id.map_or_else(String::new, |it| format!(", from process {it}"))
+}
+
+impl EndpointError {
+    /// The kind that a [`std::io::Error`] made from this error has: `WouldBlock` if trying again later
+    /// can help, `TimedOut` if a time limit has passed, and so on. For
+    /// [`Pipe`](EndpointError::Pipe), that of [`Error::kind`].
+    pub fn kind(&self) -> io::ErrorKind {
+        use io::ErrorKind;
+        match self {
+            EndpointError::Pipe(error) => error.kind(),
+            EndpointError::QueueFull { .. } | EndpointError::TooManyWait { .. } => {
+                ErrorKind::WouldBlock
+            }
+            EndpointError::Data { .. } => ErrorKind::InvalidInput,
+            EndpointError::Undelivered { .. }
+            | EndpointError::NoReply { .. }
+            | EndpointError::Abandoned { .. }
+            | EndpointError::Unhandled { .. } => ErrorKind::TimedOut,
+            EndpointError::NotSent { .. }
+            | EndpointError::Unanswered { .. }
+            | EndpointError::Unread { .. } => ErrorKind::BrokenPipe,
+            EndpointError::Rejected { .. }
+            | EndpointError::TooLarge { .. }
+            | EndpointError::BadEnvelope { .. } => ErrorKind::InvalidData,
+            EndpointError::Refused { .. } | EndpointError::Handler { .. } => ErrorKind::Other,
+        }
+    }
+}
+
+impl From<EndpointError> for io::Error {
+    fn from(error: EndpointError) -> Self {
+        io::Error::new(error.kind(), error)
+    }
 }
 
 impl From<InvalidName> for EndpointError {

@@ -7,21 +7,32 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::handling::Waiting;
-use super::link::{Asking, ENDED};
-use super::outgoing::Item;
-use super::{EndpointError, Envelope, Shared, handlers};
-use crate::sync::{lock, until};
-use crate::{BoxError, PipeName};
+use super::envelope::Envelope;
+use super::error::EndpointError;
+use super::handlers::boxed_handler;
+use super::link::{ENDPOINT_ENDED, Requester};
+use super::load::Waiting;
+use super::queue::{Item, Obstacle};
+use super::shared::Shared;
+use crate::sync::until;
+use crate::{BoxError, PipeName, ShutdownHandle};
 
-/// Sends to other programs by name, and says who handles what comes from them. Needs the feature
+/// Sends to other programs by name, and sets the handlers of what comes from them. Needs the feature
 /// `endpoint`. Any number of tasks can have one, handlers too.
 ///
 /// It does not keep the [`Endpoint`](crate::Endpoint) alive.
 #[derive(Clone, Debug)]
-pub struct EndpointHandle(pub(super) Arc<Shared>);
+pub struct EndpointHandle(Arc<Shared>);
 
 impl EndpointHandle {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        EndpointHandle(shared)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
     /// The endpoint's own name, as it was given: what the others find in
     /// [`from`](Envelope::from).
     pub fn name(&self) -> &str {
@@ -35,16 +46,16 @@ impl EndpointHandle {
 
     /// Accepts a message for the program of this name, from where it goes out by itself: at once,
     /// or when the other side is there. What could not be delivered within `give_up_after` comes
-    /// back as [`EndpointEvent::Undelivered`](crate::EndpointEvent::Undelivered).
+    /// back as [`Event::Undelivered`](crate::endpoint::Event::Undelivered).
     ///
     /// Waits for room in the queue of this destination, for up to `give_up_after`. Those who wait get
-    /// it in turn. A task that reads the events and waits here reads none meanwhile: use
-    /// [`try_send`](Self::try_send) there.
+    /// room in turn. A task that waits here does not read events meanwhile: if it has to, use
+    /// [`try_send`](Self::try_send).
     ///
     /// A handler's own future has more room, up to
-    /// [`handler_queue`](crate::EndpointBuilder::handler_queue). When twice the `queue` waits, it waits
-    /// 5 ms at most for the queue to get shorter; without room it gets an error then. A task that a
-    /// handler spawns waits as any other.
+    /// [`handler_queue`](crate::endpoint::EndpointBuilder::handler_queue). If twice the `queue` waits
+    /// already, it waits 5 ms at most for the queue to get shorter. If there is no room then, it gets an
+    /// error. A task that a handler spawns waits like any other.
     ///
     /// `Ok` means that the endpoint has the message: what is still in its queue when the process ends is
     /// lost. [`flush`](Self::flush) waits until the system has it.
@@ -55,15 +66,15 @@ impl EndpointHandle {
     /// # Errors
     ///
     /// - [`EndpointError::QueueFull`]: there was no room in all that time; in a handler, there is none
-    /// - [`EndpointError::Data`]: the data is nothing that JSON has a place for
+    /// - [`EndpointError::Data`]: JSON has no place for the data
     /// - [`EndpointError::Pipe`]: the name breaks a rule, the message is above the limit, or the
     ///   endpoint is shut down
     ///
-    /// Then nothing was sent, nor will be.
+    /// After an error nothing was sent, and nothing will be.
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, it has accepted nothing.
+    /// If it is cancelled, the message was not accepted.
     pub async fn send(
         &self,
         to: &str,
@@ -74,7 +85,7 @@ impl EndpointHandle {
         self.0.enqueue(to, item).await.map(drop)
     }
 
-    /// As [`send`](Self::send), without ever waiting: while others wait for room, there is none here.
+    /// As [`send`](Self::send), and never waits. While others wait for room, there is none here.
     /// A handler has the same room for both.
     ///
     /// # Errors
@@ -97,7 +108,7 @@ impl EndpointHandle {
     /// After that, the process can end without losing those that the system has taken. Not so on
     /// Windows: the last write goes on in the background, and ends with the process. There, call
     /// [`shutdown`](Self::shutdown) and wait for
-    /// [`EndpointEvent::Closed`](crate::EndpointEvent::Closed): then they were read.
+    /// [`Event::Closed`](crate::endpoint::Event::Closed): then they were read.
     ///
     /// A handler can wait here as it can for a reply.
     ///
@@ -132,8 +143,8 @@ impl EndpointHandle {
     }
 
     /// Sends a message and waits for what its handler there returns, for up to the endpoint's
-    /// `request_timeout`. That is a [`Value`] of the crate `serde_json`, whose `from_value` makes it a
-    /// type of the application's.
+    /// `request_timeout`. The reply is a [`Value`] of the crate `serde_json`; its `from_value` turns it
+    /// into a type of the application's.
     ///
     /// It has its place in the queue among the messages to the same program. Once sent, it is not
     /// sent again: when the connection ends before the reply, that is an error.
@@ -154,7 +165,7 @@ impl EndpointHandle {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, it may have been sent or not. Its reply is thrown away.
+    /// If it is cancelled, the request may have been sent or not. Its reply is thrown away.
     pub async fn request(
         &self,
         to: &str,
@@ -165,7 +176,7 @@ impl EndpointHandle {
         self.request_within(timeout, to, action, data).await
     }
 
-    /// As [`request`](Self::request), with a time of its own. [`Duration::MAX`] waits for ever.
+    /// As [`request`](Self::request), with a time of its own. [`Duration::MAX`] waits forever.
     ///
     /// # Errors
     ///
@@ -184,31 +195,31 @@ impl EndpointHandle {
         let started = Instant::now();
         let deadline = started.checked_add(timeout);
         let (reply, replied) = oneshot::channel();
-        let asking = Asking {
+        let requester = Requester {
             to: to.into(),
             action: action.into(),
             reply,
             deadline,
         };
-        let item = self.item(action, data, Some(asking))?;
+        let item = self.item(action, data, Some(requester))?;
         let _waiting = Waiting::begin(to)?;
-        let mut trouble = None;
-        let asked = async {
-            trouble = Some(self.0.enqueue(to, item).await?);
+        let mut obstacle = None;
+        let outcome = async {
+            obstacle = Some(self.0.enqueue(to, item).await?);
             replied.await.unwrap_or_else(|_| {
                 Err(EndpointError::Unanswered {
                     to: to.into(),
                     action: action.into(),
-                    reason: ENDED.into(),
+                    reason: ENDPOINT_ENDED.into(),
                 })
             })
         };
-        if let Some(outcome) = until(deadline, asked).await {
+        if let Some(outcome) = until(deadline, outcome).await {
             return outcome;
         }
-        let reason = match trouble {
+        let reason = match &obstacle {
             None => Some("as many messages wait for it as may".into()),
-            Some(trouble) => lock(&trouble).clone(),
+            Some(obstacle) => Obstacle::get(obstacle),
         };
         Err(EndpointError::NoReply {
             to: to.into(),
@@ -219,24 +230,24 @@ impl EndpointHandle {
     }
 
     /// Calls `handler` for every message with this action, in place of the one that was there for
-    /// it before. As [`EndpointBuilder::on`](crate::EndpointBuilder::on).
+    /// it before. As [`EndpointBuilder::on`](crate::endpoint::EndpointBuilder::on).
     ///
     /// Messages that come between `bind` and this call miss it: they are in the stream, and requests
-    /// are refused. [`bind_with`](crate::EndpointBuilder::bind_with) misses nothing.
+    /// are refused. [`bind_with`](crate::endpoint::EndpointBuilder::bind_with) misses nothing.
     pub fn on<H, F, R>(&self, action: impl Into<String>, handler: H)
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
         F: Future<Output = Result<R, BoxError>> + Send + 'static,
         R: Serialize,
     {
-        let (action, handler) = (action.into(), handlers::handler(handler));
-        // Not in one statement: the lock would be held to its end.
+        let (action, handler) = (action.into(), boxed_handler(handler));
+        // In two statements: in one, the lock would be held while the old handler is dropped.
         let replaced = self.0.handlers().on(action, handler);
         drop(replaced);
     }
 
     /// Calls `handler` for every message from the program of this name, in place of the one that
-    /// was there for it before. As [`EndpointBuilder::on_from`](crate::EndpointBuilder::on_from): it
+    /// was there for it before. As [`EndpointBuilder::on_from`](crate::endpoint::EndpointBuilder::on_from): it
     /// answers the requests that there is no handler of the action for.
     ///
     /// Messages that come between `bind` and this call miss it, as with [`on`](Self::on).
@@ -246,36 +257,43 @@ impl EndpointHandle {
         F: Future<Output = Result<R, BoxError>> + Send + 'static,
         R: Serialize,
     {
-        let (name, handler) = (name.into(), handlers::handler(handler));
+        let (name, handler) = (name.into(), boxed_handler(handler));
         let replaced = self.0.handlers().on_from(name, handler);
         drop(replaced);
     }
 
     /// Shuts the endpoint down. Does not wait:
-    /// [`EndpointEvent::Closed`](crate::EndpointEvent::Closed) says when it is done.
+    /// [`Event::Closed`](crate::endpoint::Event::Closed) says when it is done.
     ///
-    /// Nobody is accepted, and nothing new can be sent. Those who are connected are asked to send
-    /// no more; what they have sent is handled, and what was accepted for sending goes out, for
-    /// up to `drain_timeout`. The rest is told by events. Whoever does not end its connection when
-    /// asked to, as a program of another kind may not, is waited for until then.
+    /// Nobody can connect any more, and nothing new can be sent. The connected programs are asked to send
+    /// no more. What they have sent is handled, and what was accepted for sending goes out, for
+    /// up to `drain_timeout`. Events tell what is left then. A program of another kind may not end its
+    /// connection when it is asked to: the endpoint waits for it until then.
     pub fn shutdown(&self) {
-        self.0.shut_down_now();
+        self.0.shutdown.shutdown();
+    }
+
+    /// Shuts the endpoint down from elsewhere, tells whether it has been shut down, and waits for that:
+    /// for code that only stops things, and for handlers that should end sooner. As
+    /// [`shutdown`](Self::shutdown).
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.0.shutdown.clone()
     }
 
     fn item(
         &self,
         action: &str,
         data: impl Serialize,
-        asking: Option<Asking>,
+        requester: Option<Requester>,
     ) -> Result<Item, EndpointError> {
-        let id = asking.is_some().then(|| self.0.next_id());
+        let id = requester.is_some().then(|| self.0.next_id());
         let envelope = Envelope::new(&self.0.name, action, data, id)?;
         let frame = envelope.encode();
         self.0.options.codec.header(frame.len())?;
         Ok(Item {
             envelope,
             frame,
-            asking,
+            requester,
         })
     }
 }

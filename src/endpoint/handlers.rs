@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Envelope;
+use super::envelope::Envelope;
 use crate::BoxError;
 
 pub(super) type Handler =
@@ -22,18 +22,18 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
-    /// Gives the one that was there before, to be dropped where no lock is held: that runs code of the
+    /// Returns the handler that it replaces. Drop that one where no lock is held: it runs code of the
     /// application's.
     pub(super) fn on(&mut self, action: String, handler: Handler) -> Option<Handler> {
         self.by_action.insert(action, handler)
     }
 
-    /// The same.
+    /// As [`on`](Self::on).
     pub(super) fn on_from(&mut self, name: String, handler: Handler) -> Option<Handler> {
         self.by_sender.insert(name, handler)
     }
 
-    /// The one for the action first.
+    /// The handlers for this message, the one for its action first.
     pub(super) fn find(&self, envelope: &Envelope) -> Vec<Handler> {
         let by_action = self.by_action.get(&envelope.action);
         let by_sender = self.by_sender.get(&envelope.from);
@@ -41,8 +41,8 @@ impl Handlers {
     }
 }
 
-/// Handlers of all types as one type.
-pub(super) fn handler<H, F, R>(handler: H) -> Handler
+/// A handler of any type, as one type.
+pub(super) fn boxed_handler<H, F, R>(handler: H) -> Handler
 where
     H: Fn(Envelope) -> F + Send + Sync + 'static,
     F: Future<Output = Result<R, BoxError>> + Send + 'static,

@@ -1,130 +1,154 @@
-//! What a connection's two sides share: the one that reads it, and the one that sends to it.
+//! One connection, as its reader and its writer share it: the state, the way out, and the requests that
+//! wait for replies.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use serde_json::Value;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
-use super::EndpointError;
+use super::error::EndpointError;
 use crate::sync::lock;
 use crate::{Error, PipeName, PipeSender};
 
-/// What a request is answered with.
-pub(super) type Outcome = Result<Value, EndpointError>;
+/// Why there are no more replies: the other side's doing, or this side's.
+pub(super) const PEER_LEFT: &str = "it left before it replied";
+pub(super) const ENDPOINT_ENDED: &str = "this endpoint has ended";
 
-/// Why a connection has ended: the other side's doing, or this one's.
-pub(super) const LEFT: &str = "it left before it replied";
-pub(super) const ENDED: &str = "this endpoint has ended";
-
-/// Why a connection has ended, in which something failed or nothing did.
-pub(super) fn why(error: Option<&Error>) -> String {
+/// Why there are no more replies after this error, or after an orderly end.
+pub(super) fn end_reason(error: Option<&Error>) -> String {
     match error {
-        None | Some(Error::Closed { .. }) => LEFT.into(),
+        None | Some(Error::Closed { .. }) => PEER_LEFT.into(),
         Some(error) => error.to_string(),
     }
 }
 
-/// Whoever waits for the reply to a request.
+/// The state of a connection. The front page of the module has a diagram of it.
+#[derive(Clone, Debug)]
+pub(super) struct LinkState {
+    pub(super) phase: Phase,
+    /// The other side asks this side to send nothing more. It may ask in any phase.
+    pub(super) peer_closing: bool,
+}
+
+/// How far a connection has come. It only goes forward.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// It can be sent to.
+    Open,
+    /// This side sends nothing more, and ends the connection when every reply has come.
+    Finishing,
+    /// No reply comes any more, and nothing can be sent.
+    Ended {
+        /// What the requests without a reply are told.
+        reason: Arc<str>,
+    },
+}
+
+impl LinkState {
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
+    pub(super) fn is_finishing(&self) -> bool {
+        matches!(self.phase, Phase::Finishing)
+    }
+
+    /// Whether nothing more is to be sent.
+    pub(super) fn is_over(&self) -> bool {
+        self.peer_closing || self.is_ended()
+    }
+}
+
+/// Who waits for the reply to a request.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(super) struct Requester {
     pub(super) to: String,
     pub(super) action: String,
-    pub(super) reply: oneshot::Sender<Outcome>,
-    /// `None`: for ever.
+    pub(super) reply: oneshot::Sender<Result<Value, EndpointError>>,
+    /// `None`: waits forever.
     pub(super) deadline: Option<Instant>,
 }
 
-impl Asking {
-    /// Gives what the other side has said. Whoever does not wait any more needs none.
+impl Requester {
+    /// Passes on what the other side has replied. Nothing comes of it if nobody waits any more.
     pub(super) fn answer(self, outcome: Result<Value, String>) {
-        let Asking {
+        let Requester {
             to, action, reply, ..
         } = self;
         let refused = |reason| EndpointError::Refused { to, action, reason };
         let _ = reply.send(outcome.map_err(refused));
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.reply.is_closed() && self.deadline.is_none_or(|it| it > Instant::now())
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Link {
     pipe: PipeName,
+    state: watch::Sender<LinkState>,
     writer: tokio::sync::Mutex<PipeSender>,
-    pending: Mutex<Pending>,
-    /// The other side asks to be sent nothing more.
-    pub(super) closing: CancellationToken,
-    /// This side sends nothing more: the connection ends when every reply has come.
-    pub(super) done: CancellationToken,
-    /// The connection is of no more use.
-    pub(super) gone: CancellationToken,
+    requests: Mutex<Requests>,
 }
 
 /// Requests without a reply, by their number.
 #[derive(Debug, Default)]
-struct Pending {
-    requests: HashMap<u64, Pended>,
-    /// Why there will be no more replies, once that is so.
-    ended: Option<String>,
-    /// As soon as there are so many, those that nobody waits for any more are looked for.
+struct Requests {
+    by_id: HashMap<u64, Request>,
+    /// When there are so many, those that nobody waits for any more are removed.
     tidy_at: usize,
 }
 
 #[derive(Debug)]
-struct Pended {
-    asking: Asking,
-    /// Of its frame.
+struct Request {
+    requester: Requester,
+    /// The length of its frame.
     size: usize,
-    /// Whether the system has it. If it has not, it goes out again over another connection.
-    sent: bool,
+    /// Whether the system has it. If not, it goes out again over another connection.
+    is_sent: bool,
 }
 
-impl Pended {
-    fn is_waited_for(&self) -> bool {
-        let deadline = self.asking.deadline;
-        !self.asking.reply.is_closed() && deadline.is_none_or(|it| it > Instant::now())
-    }
-}
-
-impl Pending {
+impl Requests {
     /// Those that were sent: to be told by [`fail`].
-    fn take_sent(&mut self) -> Vec<Pended> {
-        let sent = self.requests.extract_if(|_, it| it.sent);
+    fn take_sent(&mut self) -> Vec<Request> {
+        let sent = self.by_id.extract_if(|_, it| it.is_sent);
         sent.map(|(_, it)| it).collect()
     }
 
     /// Those that nobody waits for any more.
-    fn take_given_up(&mut self) -> Vec<Pended> {
-        let given_up = self.requests.extract_if(|_, it| !it.is_waited_for());
+    fn take_given_up(&mut self) -> Vec<Request> {
+        let given_up = self.by_id.extract_if(|_, it| !it.requester.is_waiting());
         given_up.map(|(_, it)| it).collect()
     }
 }
 
-/// Tells those whose reply does not come any more. Not under the lock: it wakes them, with code of
-/// whoever made their executor.
-fn fail(requests: Vec<Pended>, reason: &str) {
-    for Pended { asking, .. } in requests {
+/// Tells the requesters that no reply comes any more. Not to be called under the lock: this wakes them,
+/// which runs code of their executor.
+fn fail(requests: Vec<Request>, reason: &str) {
+    for Request { requester, .. } in requests {
         let error = EndpointError::Unanswered {
-            to: asking.to,
-            action: asking.action,
+            to: requester.to,
+            action: requester.action,
             reason: reason.into(),
         };
-        // Whoever does not wait any more needs no word.
-        let _ = asking.reply.send(Err(error));
+        // Nothing comes of it if nobody waits any more.
+        let _ = requester.reply.send(Err(error));
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // What becomes of a message that was begun is told as of any other one.
+        // The endpoint itself tells what becomes of a message that was begun.
         self.writer.get_mut().discard();
     }
 }
@@ -133,35 +157,89 @@ impl Link {
     pub(super) fn new(sender: PipeSender) -> Self {
         Link {
             pipe: sender.name().clone(),
+            state: watch::Sender::new(LinkState {
+                phase: Phase::Open,
+                peer_closing: false,
+            }),
             writer: tokio::sync::Mutex::new(sender),
-            pending: Mutex::default(),
-            closing: CancellationToken::new(),
-            done: CancellationToken::new(),
-            gone: CancellationToken::new(),
+            requests: Mutex::default(),
         }
     }
 
-    /// Whether nothing more is to be sent on it.
-    pub(super) fn is_over(&self) -> bool {
-        self.closing.is_cancelled() || self.gone.is_cancelled()
+    pub(super) fn state(&self) -> watch::Ref<'_, LinkState> {
+        self.state.borrow()
     }
 
+    pub(super) fn subscribe(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// The other side asks to be sent nothing more.
+    pub(super) fn peer_closes(&self) {
+        self.state.send_modify(|state| state.peer_closing = true);
+    }
+
+    /// This side sends nothing more. Returns whether the other side has asked for that.
+    pub(super) fn finish(&self) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_open = matches!(state.phase, Phase::Open);
+            if is_open {
+                state.phase = Phase::Finishing;
+            }
+            is_open
+        });
+        self.state().peer_closing
+    }
+
+    /// No reply comes any more; the first reason is the one that counts. For requests of which the
+    /// system has no more than a part, the destination decides.
+    pub(super) fn end(&self, reason: &str) {
+        self.state.send_if_modified(|state| {
+            let is_news = !state.is_ended();
+            if is_news {
+                let reason = reason.into();
+                state.phase = Phase::Ended { reason };
+            }
+            is_news
+        });
+        self.fail_if_ended();
+    }
+
+    /// Fails the requests that were sent if the connection has ended. Whoever ends it calls this
+    /// afterwards, and so does whoever has sent a request: whichever comes second finds it.
+    fn fail_if_ended(&self) {
+        let phase = self.state().phase.clone();
+        if let Phase::Ended { reason } = phase {
+            self.fail_sent(&reason);
+        }
+    }
+
+    /// Fails all requests that were sent.
+    pub(super) fn fail_sent(&self, reason: &str) {
+        let sent = self.requests().take_sent();
+        fail(sent, reason);
+    }
+
+    /// Waits until the connection has ended.
+    pub(super) async fn ended(&self) {
+        // The sender of the states is in `self`.
+        let _ = self.subscribe().wait_for(LinkState::is_ended).await;
+    }
+
+    /// Waits until nothing more is to be sent on it.
     pub(super) async fn over(&self) {
-        tokio::select! {
-            () = self.closing.cancelled() => {}
-            () = self.gone.cancelled() => {}
-        }
+        let _ = self.subscribe().wait_for(LinkState::is_over).await;
     }
 
     /// Waits until the system has the message.
     ///
-    /// Cancelled, it may have taken a part: the connection is `gone` then, or goes on to be
-    /// written to.
+    /// Cancelled, the system may have a part of the message. The connection has ended then, or the next
+    /// write finishes it.
     pub(super) async fn write(&self, message: Bytes) -> Result<(), Error> {
         self.write_noting(message, &AtomicBool::new(false)).await
     }
 
-    /// As [`write`](Self::write), and notes when it has `begun`: until then, nothing was sent.
+    /// As [`write`](Self::write). Sets `begun` when it begins to send: before, nothing was sent.
     pub(super) async fn write_noting(
         &self,
         message: Bytes,
@@ -176,10 +254,7 @@ impl Link {
         };
         tokio::select! {
             biased;
-            () = self.gone.cancelled() => Err(Error::Closed {
-                pipe: self.pipe.clone(),
-                by_this_end: false,
-            }),
+            () = self.ended() => Err(self.closed()),
             written = writing => written,
         }
     }
@@ -189,122 +264,106 @@ impl Link {
         SinkExt::close(&mut *self.writer.lock().await).await
     }
 
+    /// In place of [`close`](Self::close) once the connection has ended.
+    ///
+    /// # Errors
+    ///
     /// [`Error::Closed`] if the other side has left, and may not have read everything.
-    pub(super) async fn left(&self, has_left: bool) -> Result<(), Error> {
+    pub(super) async fn close_ended(&self, peer_left: bool) -> Result<(), Error> {
         let mut writer = self.writer.lock().await;
-        if writer.has_failed() || (has_left && writer.unsent() > 0) {
-            return Err(Error::Closed {
-                pipe: self.pipe.clone(),
-                by_this_end: false,
-            });
+        if writer.has_failed() || (peer_left && writer.unsent() > 0) {
+            return Err(self.closed());
         }
-        match has_left {
-            // The system may know.
+        match peer_left {
+            // The system may know whether it has read everything.
             true => SinkExt::close(&mut *writer).await,
             false => Ok(()),
         }
     }
 
-    /// A request that is about to be sent.
-    pub(super) fn expect(&self, id: u64, size: usize, asking: Asking) {
-        let mut pending = self.pending();
-        let mut given_up = Vec::new();
-        if pending.requests.len() >= pending.tidy_at {
-            given_up = pending.take_given_up();
-            pending.tidy_at = 2 * pending.requests.len() + 16;
+    fn closed(&self) -> Error {
+        Error::Closed {
+            pipe: self.pipe.clone(),
+            by_this_end: false,
         }
-        let pended = Pended {
-            asking,
+    }
+
+    /// A request is about to be sent.
+    pub(super) fn expect(&self, id: u64, size: usize, requester: Requester) {
+        let mut requests = self.requests();
+        let mut given_up = Vec::new();
+        if requests.by_id.len() >= requests.tidy_at {
+            given_up = requests.take_given_up();
+            requests.tidy_at = 2 * requests.by_id.len() + 16;
+        }
+        let request = Request {
+            requester,
             size,
-            sent: false,
+            is_sent: false,
         };
-        pending.requests.insert(id, pended);
-        drop(pending);
+        requests.by_id.insert(id, request);
+        drop(requests);
+        // Not under the lock: this wakes the requesters.
         drop(given_up);
     }
 
-    /// The request has been sent: its reply comes over this connection, or not at all.
+    /// The request was sent: its reply comes over this connection, or not at all.
     pub(super) fn sent(&self, id: u64) {
-        let mut pending = self.pending();
-        if let Some(pended) = pending.requests.get_mut(&id) {
-            pended.sent = true;
+        if let Some(request) = self.requests().by_id.get_mut(&id) {
+            request.is_sent = true;
         }
-        let Some(reason) = pending.ended.clone() else {
-            return;
-        };
-        let sent = pending.take_sent();
-        drop(pending);
-        fail(sent, &reason);
+        self.fail_if_ended();
     }
 
-    /// The request has not been sent, or its reply is there.
-    pub(super) fn take(&self, id: u64) -> Option<Asking> {
-        Some(self.pending().requests.remove(&id)?.asking)
+    /// Takes back a request that was not sent, or whose reply has come.
+    pub(super) fn take(&self, id: u64) -> Option<Requester> {
+        Some(self.requests().by_id.remove(&id)?.requester)
     }
 
-    /// The other side has left out a frame of this size: the request that was in it.
-    pub(super) fn take_of_size(&self, size: u64) -> Option<Asking> {
-        let mut pending = self.pending();
-        let is_it = |it: &Pended| u64::try_from(it.size) == Ok(size);
-        let ids = pending.requests.iter().filter(|(_, it)| is_it(it));
+    /// Takes the request whose frame has this size: the other side has left it out.
+    pub(super) fn take_of_size(&self, size: u64) -> Option<Requester> {
+        let mut requests = self.requests();
+        let is_it = |it: &Request| u64::try_from(it.size) == Ok(size);
+        let ids = requests.by_id.iter().filter(|(_, it)| is_it(it));
         let id = *ids.map(|(id, _)| id).min()?;
-        Some(pending.requests.remove(&id)?.asking)
+        Some(requests.by_id.remove(&id)?.requester)
     }
 
-    /// A reply was left out, and whose it was is not known: none of those who wait for one is
-    /// left waiting.
-    pub(super) fn miss_reply(&self, reason: &str) {
-        let sent = self.pending().take_sent();
-        fail(sent, reason);
-    }
-
-    /// No reply comes any more; the first reason is the one that counts. For requests of which the
-    /// system has no more than a part, their sender sees to it.
-    pub(super) fn end(&self, reason: &str) {
-        let mut pending = self.pending();
-        let reason = pending.ended.get_or_insert_with(|| reason.into()).clone();
-        let sent = pending.take_sent();
-        drop(pending);
-        fail(sent, &reason);
-        self.gone.cancel();
-    }
-
-    /// Waits until nobody waits for a reply any more. That a reply has come is not noticed here: to
-    /// be called again then.
-    pub(super) async fn answered(&self) {
+    /// Waits until nobody waits for a reply any more. It does not notice that a reply has come: call it
+    /// again then.
+    pub(super) async fn all_answered(&self) {
         while let Some(deadline) = self.last_deadline() {
-            // However many there are, it waits for all of them.
+            // Outside of the task's budget: it polls all of them, however many there are.
             let given_up = unconstrained(poll_fn(|cx| self.poll_given_up(cx)));
             let _ = timeout_at(deadline, given_up).await;
         }
     }
 
-    /// Whether one of those who wait has given up.
+    /// Ready if a requester has given up.
     fn poll_given_up(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut pending = self.pending();
+        let mut requests = self.requests();
         let mut given_up = Poll::Pending;
-        for pended in pending.requests.values_mut() {
-            if pended.asking.reply.poll_closed(cx).is_ready() {
+        for request in requests.by_id.values_mut() {
+            if request.requester.reply.poll_closed(cx).is_ready() {
                 given_up = Poll::Ready(());
             }
         }
         given_up
     }
 
-    /// When the last of those who wait for a reply gives up. Nobody waits: `None`. They wait for
-    /// ever: a time that is far away.
+    /// When the last requester gives up: a time far away if one waits forever, `None` if nobody waits.
     fn last_deadline(&self) -> Option<Instant> {
-        let mut pending = self.pending();
-        let given_up = pending.take_given_up();
-        let deadlines = pending.requests.values().map(|it| it.asking.deadline);
+        let mut requests = self.requests();
+        let given_up = requests.take_given_up();
+        let deadlines = requests.by_id.values().map(|it| it.requester.deadline);
         let last = deadlines.map(|it| it.unwrap_or_else(far_away)).max();
-        drop(pending);
+        drop(requests);
         drop(given_up);
         last
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        lock(&self.pending)
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        lock(&self.requests)
     }
 }
 

@@ -1,53 +1,61 @@
-//! What a handler's own future may wait for. Not for room: that comes when the other program reads,
-//! whose handlers may wait for room here. While it waits for another program's answer,
-//! reading goes on, for the question that has to be answered first may be among what comes.
+//! How much of one connection is being handled, and what a handler's own future may wait for. It may not
+//! wait for room: room comes when the other program reads, whose handlers may wait for room here. While it
+//! waits for another program's reply, reading goes on, because the question that has to be answered first
+//! may be among what comes.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use super::{EndpointError, Options, ROOM_FOR_HANDLERS};
+use super::error::EndpointError;
+use super::options::{Options, ROOM_FOR_HANDLERS};
 use crate::sync::lock;
 
 tokio::task_local! {
-    /// Set while a handler's future is polled: not in tasks that it spawns.
-    static HANDLING: Arc<Handling>;
+    /// Set while a handler's future is polled, but not in tasks that it spawns.
+    static HANDLER: Arc<Handler>;
 }
 
-/// A message in the hands of a handler.
+/// A handler at work on a message.
 #[derive(Debug)]
-struct Handling {
+struct Handler {
     is_message: bool,
     bytes: usize,
-    /// How many answers it waits for. `None` once it has ended: what it has handed on to others waits
-    /// without it.
-    answers: Mutex<Option<usize>>,
+    /// How many replies it waits for. `None` once it has ended: what it has handed on to other tasks
+    /// waits without it.
+    waits: Mutex<Option<usize>>,
     load: Arc<Load>,
 }
 
-/// What is in hand of one connection, and how much of it waits for other programs.
+/// What is being handled of one connection, and how much of that waits for other programs.
 #[derive(Debug)]
 pub(super) struct Load {
-    /// How many messages may be in hand that do not wait, and how many bytes.
-    limits: (usize, usize),
-    /// How many may wait beside them.
-    most: (usize, usize),
-    /// As JSON.
+    /// The most that may be at work.
+    working_limit: Amount,
+    /// The most that may wait in addition.
+    waiting_limit: Amount,
+    /// Bytes of all messages, as JSON.
     bytes: AtomicUsize,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
-    /// Of those, the ones with messages, behind which others wait: one at most.
-    messages: AtomicUsize,
+    /// How many of those that wait handle messages, not requests: one at most. Others are behind it.
+    waiting_messages: AtomicUsize,
 }
 
-/// A message in hand.
+#[derive(Clone, Copy, Debug)]
+struct Amount {
+    messages: usize,
+    bytes: usize,
+}
+
+/// A message that counts among those being handled for as long as this lives.
 #[derive(Debug)]
-pub(super) struct InHand {
+pub(super) struct Permit {
     load: Arc<Load>,
     bytes: usize,
 }
 
-impl Drop for InHand {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.load.bytes.fetch_sub(self.bytes, Relaxed);
     }
@@ -55,135 +63,147 @@ impl Drop for InHand {
 
 impl Load {
     pub(super) fn new(options: &Options) -> Arc<Self> {
-        let more_bytes = options.bytes_in_hand.saturating_mul(ROOM_FOR_HANDLERS);
         Arc::new(Load {
-            limits: (options.handlers, options.bytes_in_hand),
-            most: (options.waiting_handlers(), more_bytes),
+            working_limit: Amount {
+                messages: options.handlers,
+                bytes: options.bytes_in_hand,
+            },
+            waiting_limit: Amount {
+                messages: options.waiting_handlers(),
+                bytes: options.bytes_in_hand.saturating_mul(ROOM_FOR_HANDLERS),
+            },
             bytes: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
-            messages: AtomicUsize::new(0),
+            waiting_messages: AtomicUsize::new(0),
         })
     }
 
-    /// Takes a message of this length in hand.
-    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> InHand {
+    /// Counts a message of this length.
+    pub(super) fn add(self: &Arc<Self>, bytes: usize) -> Permit {
         self.bytes.fetch_add(bytes, Relaxed);
         let load = self.clone();
-        InHand { load, bytes }
+        Permit { load, bytes }
     }
 
-    /// Whether another message may be read when so many are in hand. One is, however long it is,
+    /// Whether another message may be read when so many are being handled. One is, however long it is,
     /// as long as the others are below the limit.
-    pub(super) fn has_room(&self, in_hand: usize) -> bool {
+    pub(super) fn has_room(&self, messages: usize) -> bool {
         let bytes = self.bytes.load(Relaxed);
-        let at_work = in_hand.saturating_sub(self.waiting.load(Relaxed));
-        let bytes_at_work = bytes.saturating_sub(self.waiting_bytes.load(Relaxed));
-        if at_work < self.limits.0 && bytes_at_work < self.limits.1 {
+        let working = messages.saturating_sub(self.waiting.load(Relaxed));
+        let working_bytes = bytes.saturating_sub(self.waiting_bytes.load(Relaxed));
+        let limit = self.working_limit;
+        if working < limit.messages && working_bytes < limit.bytes {
             return true;
         }
-        let behind_one_that_waits = self.messages.load(Relaxed) > 0;
-        let most = self.limits.0.saturating_add(self.most.0);
-        behind_one_that_waits && in_hand < most && bytes < self.most.1
+        let is_behind_one_that_waits = self.waiting_messages.load(Relaxed) > 0;
+        let most = limit.messages.saturating_add(self.waiting_limit.messages);
+        is_behind_one_that_waits && messages < most && bytes < self.waiting_limit.bytes
     }
 
-    fn begin(&self, handling: &Handling) -> (usize, usize) {
-        let messages = usize::from(handling.is_message);
-        self.messages.fetch_add(messages, Relaxed);
-        let bytes = self.waiting_bytes.fetch_add(handling.bytes, Relaxed);
-        (self.waiting.fetch_add(1, Relaxed), bytes)
+    /// Counts the handler among those that wait. Returns how much waited before.
+    fn begin_waiting(&self, handler: &Handler) -> Amount {
+        let messages = usize::from(handler.is_message);
+        self.waiting_messages.fetch_add(messages, Relaxed);
+        let bytes = self.waiting_bytes.fetch_add(handler.bytes, Relaxed);
+        let messages = self.waiting.fetch_add(1, Relaxed);
+        Amount { messages, bytes }
     }
 
-    fn end(&self, handling: &Handling) {
-        let messages = usize::from(handling.is_message);
-        self.messages.fetch_sub(messages, Relaxed);
-        self.waiting_bytes.fetch_sub(handling.bytes, Relaxed);
+    fn end_waiting(&self, handler: &Handler) {
+        let messages = usize::from(handler.is_message);
+        self.waiting_messages.fetch_sub(messages, Relaxed);
+        self.waiting_bytes.fetch_sub(handler.bytes, Relaxed);
         self.waiting.fetch_sub(1, Relaxed);
     }
 }
 
 /// Runs what a handler does with a message.
-pub(super) async fn run<F: Future>(message: &InHand, is_message: bool, handler: F) -> F::Output {
-    let handling = Handling {
+pub(super) async fn run_handler<F: Future>(
+    permit: &Permit,
+    is_message: bool,
+    future: F,
+) -> F::Output {
+    let handler = Handler {
         is_message,
-        bytes: message.bytes,
-        answers: Mutex::new(Some(0)),
-        load: message.load.clone(),
+        bytes: permit.bytes,
+        waits: Mutex::new(Some(0)),
+        load: permit.load.clone(),
     };
-    let handling = Arc::new(handling);
-    let _ended = Ended(handling.clone());
-    HANDLING.scope(handling, handler).await
+    let handler = Arc::new(handler);
+    let _end = EndOfHandler(handler.clone());
+    HANDLER.scope(handler, future).await
 }
 
-/// That a handler has ended, or is cancelled.
-struct Ended(Arc<Handling>);
+/// Ends a handler's waiting when the handler has ended or is cancelled.
+struct EndOfHandler(Arc<Handler>);
 
-impl Drop for Ended {
+impl Drop for EndOfHandler {
     fn drop(&mut self) {
-        let answers = lock(&self.0.answers).take();
-        if answers.is_some_and(|it| it > 0) {
-            self.0.load.end(&self.0);
+        let waits = lock(&self.0.waits).take();
+        if waits.is_some_and(|it| it > 0) {
+            self.0.load.end_waiting(&self.0);
         }
     }
 }
 
-/// Whether this is called from a handler's own future, of whichever endpoint.
+/// Whether the caller is a handler's own future, of any endpoint.
 pub(super) fn is_handler() -> bool {
-    HANDLING.try_with(|_| ()).is_ok()
+    HANDLER.try_with(|_| ()).is_ok()
 }
 
-/// As long as it lives, the handler that made it waits for another program.
+/// The handler that made it waits for another program for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Waiting(Option<Arc<Handling>>);
+pub(super) struct Waiting(Option<Arc<Handler>>);
 
 impl Waiting {
-    /// Nothing, outside of handlers.
+    /// Does nothing outside of handlers.
     ///
     /// # Errors
     ///
     /// [`EndpointError::TooManyWait`]
     pub(super) fn begin(to: &str) -> Result<Self, EndpointError> {
-        let Ok(handling) = HANDLING.try_with(Arc::clone) else {
+        let Ok(handler) = HANDLER.try_with(Arc::clone) else {
             return Ok(Waiting(None));
         };
-        let mut answers = lock(&handling.answers);
-        let Some(waits_for) = &mut *answers else {
+        let mut waits = lock(&handler.waits);
+        let Some(count) = &mut *waits else {
             return Ok(Waiting(None));
         };
-        if *waits_for == 0 {
-            let load = &handling.load;
-            let (handlers, bytes) = load.begin(&handling);
+        if *count == 0 {
+            let load = &handler.load;
+            let (before, limit) = (load.begin_waiting(&handler), load.waiting_limit);
             let bounds = [
-                ("waiting_handlers", handlers, load.most.0),
-                ("bytes_in_hand", bytes, load.most.1),
+                ("waiting_handlers", before.messages, limit.messages),
+                ("bytes_in_hand", before.bytes, limit.bytes),
             ];
             let reached = bounds
                 .into_iter()
                 .find(|(_, waiting, most)| waiting >= most);
             if let Some((bound, _, most)) = reached {
-                load.end(&handling);
+                load.end_waiting(&handler);
                 return Err(EndpointError::TooManyWait {
                     to: to.into(),
-                    handlers,
-                    bytes,
+                    handlers: before.messages,
+                    bytes: before.bytes,
                     bound,
                     most,
                 });
             }
         }
-        *waits_for += 1;
-        drop(answers);
-        Ok(Waiting(Some(handling)))
+        *count += 1;
+        drop(waits);
+        Ok(Waiting(Some(handler)))
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let Some(handling) = &self.0 else { return };
-        if let Some(waits_for) = &mut *lock(&handling.answers) {
-            *waits_for -= 1;
-            if *waits_for == 0 {
-                handling.load.end(handling);
+        let Some(handler) = &self.0 else { return };
+        if let Some(count) = &mut *lock(&handler.waits) {
+            *count -= 1;
+            if *count == 0 {
+                handler.load.end_waiting(handler);
             }
         }
     }

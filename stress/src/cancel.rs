@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use asyncipc::endpoint;
 use asyncipc::{
-    Endpoint, EndpointEvent, Error, Event, PipeClient, PipeConnection, PipeHub, PipeReceiver,
-    PipeSender, PipeServer,
+    Endpoint, Error, Event, PipeClient, PipeConnection, PipeHub, PipeReceiver, PipeSender,
+    PipeServer,
 };
 use bytes::BytesMut;
 use futures::{SinkExt, StreamExt};
@@ -426,7 +427,7 @@ async fn endpoints(rng: &mut SmallRng) -> Result<u64> {
     let asked: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
     let note = |list: &Arc<std::sync::Mutex<Vec<u64>>>| {
         let list = list.clone();
-        move |message: asyncipc::Envelope| {
+        move |message: asyncipc::endpoint::Envelope| {
             let list = list.clone();
             async move {
                 let (n, _): (u64, String) = message.parse()?;
@@ -553,8 +554,8 @@ async fn crowd(rng: &mut SmallRng) -> Result<u64> {
 async fn quiet(mut endpoint: Endpoint, rng: &mut SmallRng) -> Result<()> {
     loop {
         match perhaps(rng, endpoint.next()).await {
-            None | Some(Some(EndpointEvent::Ready)) => {}
-            Some(Some(EndpointEvent::Closed)) => return Ok(()),
+            None | Some(Some(endpoint::Event::Ready)) => {}
+            Some(Some(endpoint::Event::Closed)) => return Ok(()),
             Some(event) => fail!("an endpoint has {event:?}"),
         }
     }

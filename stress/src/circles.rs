@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use asyncipc::{Endpoint, EndpointError, EndpointEvent, EndpointHandle, Envelope};
+use asyncipc::Endpoint;
+use asyncipc::endpoint::{self, EndpointError, EndpointHandle, Envelope};
 use futures::StreamExt;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -127,7 +128,7 @@ impl Ring {
     async fn read(&self, mut endpoint: Endpoint) {
         while let Some(event) = endpoint.next().await {
             match event {
-                EndpointEvent::Ready | EndpointEvent::Closed => {}
+                endpoint::Event::Ready | endpoint::Event::Closed => {}
                 event => self.is_wrong(format!("an endpoint of the ring is told {event:?}")),
             }
         }

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use asyncipc::{Endpoint, EndpointEvent, Event, PipeClient, PipeHub, PipeName, PipeServer};
+use asyncipc::endpoint;
+use asyncipc::{Endpoint, Event, PipeClient, PipeHub, PipeName, PipeServer};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
@@ -146,7 +147,7 @@ async fn echoing_hub(mut hub: PipeHub) {
 
 async fn ignored(mut endpoint: Endpoint) {
     while let Some(event) = endpoint.next().await {
-        if let EndpointEvent::Closed = event {
+        if let endpoint::Event::Closed = event {
             break;
         }
     }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use asyncipc::{Endpoint, EndpointHandle, Error, PipeClient, PipeName, PipeServer};
+use asyncipc::endpoint::EndpointHandle;
+use asyncipc::{Endpoint, Error, PipeClient, PipeName, PipeServer};
 use futures::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use asyncipc::{Endpoint, EndpointError, EndpointEvent, EndpointHandle, Envelope, Error};
+use asyncipc::endpoint::{self, EndpointError, EndpointHandle, Envelope};
+use asyncipc::{Endpoint, Error};
 use futures::StreamExt;
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -235,12 +236,12 @@ async fn finish(
 async fn read(mut endpoint: Endpoint, stays: Arc<Stays>, ending: Ending) {
     while let Some(event) = endpoint.next().await {
         match event {
-            EndpointEvent::Ready | EndpointEvent::Closed => {}
-            EndpointEvent::Error(EndpointError::Unread { .. }) if ending == Ending::Killed => {
+            endpoint::Event::Ready | endpoint::Event::Closed => {}
+            endpoint::Event::Error(EndpointError::Unread { .. }) if ending == Ending::Killed => {
                 stays.unread.fetch_add(1, Relaxed);
             }
             // Whoever was killed inside a message.
-            EndpointEvent::Error(EndpointError::Pipe(
+            endpoint::Event::Error(EndpointError::Pipe(
                 Error::Truncated { .. } | Error::Closed { .. },
             )) if ending == Ending::Killed => {}
             event => lock(&stays.wrong).push(format!("the endpoint that stays is told {event:?}")),
@@ -378,8 +379,8 @@ pub(crate) fn endpoint(name: &str, to: &str, log: &str, folder: &str) -> Result<
         let reading = async {
             while let Some(event) = endpoint.next().await {
                 match event {
-                    EndpointEvent::Ready => {}
-                    EndpointEvent::Closed => break,
+                    endpoint::Event::Ready => {}
+                    endpoint::Event::Closed => break,
                     event => fail!("an endpoint that restarts is told {event:?}"),
                 }
             }

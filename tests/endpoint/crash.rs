@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use asyncipc::{EndpointError, EndpointEvent, Error, PipeServer, PipeStream};
+use asyncipc::endpoint::{EndpointError, Event};
+use asyncipc::{Error, PipeServer, PipeStream};
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -126,7 +127,7 @@ async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_los
     let events = tokio::spawn(async move {
         while let Some(event) = from.next().await {
             match event {
-                EndpointEvent::Error(EndpointError::Unread { .. }) => {}
+                Event::Error(EndpointError::Unread { .. }) => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use asyncipc::{EndpointError, EndpointEvent, PipeServer};
+use asyncipc::PipeServer;
+use asyncipc::endpoint::{EndpointError, Event};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -160,7 +161,7 @@ async fn what_cannot_be_delivered_comes_back_in_order_with_the_reason() {
     }
     for n in 0..10 {
         match event(&mut from).await {
-            EndpointEvent::Undelivered {
+            Event::Undelivered {
                 to,
                 envelope,
                 error,
@@ -200,7 +201,7 @@ async fn a_program_that_does_not_read_gets_the_message_later_or_its_sender_gets_
     from.handle().send(&b, "large", &large).await.unwrap();
     let _stuck = within(server.accept()).await.unwrap();
     match event(&mut from).await {
-        EndpointEvent::Undelivered {
+        Event::Undelivered {
             envelope, error, ..
         } => {
             assert!(envelope.data == large);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use asyncipc::{EndpointError, PipeClient, PipeName, PipeServer};
+use asyncipc::endpoint::EndpointError;
+use asyncipc::{PipeClient, PipeName, PipeServer};
 use futures::StreamExt;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;

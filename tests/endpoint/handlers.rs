@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use asyncipc::{BoxError, EndpointError, Envelope};
+use asyncipc::BoxError;
+use asyncipc::endpoint::{EndpointError, Envelope};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, mpsc};

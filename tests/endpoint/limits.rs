@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use asyncipc::{Endpoint, EndpointError, Error, PipeServer};
+use asyncipc::endpoint::EndpointError;
+use asyncipc::{Endpoint, Error, PipeServer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use serde_json::json;

@@ -1,5 +1,6 @@
 //! Messages between programs that know each other by name.
 
+mod builder;
 #[path = "../common/mod.rs"]
 mod common;
 mod crash;
@@ -13,10 +14,8 @@ mod shutdown;
 
 use std::time::Duration;
 
-use asyncipc::{
-    BoxError, Endpoint, EndpointBuilder, EndpointError, EndpointEvent, Envelope, Error, PipeClient,
-    PipeConnection, PipeServer,
-};
+use asyncipc::endpoint::{EndpointBuilder, EndpointError, Envelope, Event};
+use asyncipc::{BoxError, Endpoint, Error, PipeClient, PipeConnection, PipeServer};
 use bytes::Bytes;
 use common::{PATIENCE, within};
 use futures::{SinkExt, StreamExt};
@@ -51,7 +50,7 @@ async fn bind(builder: EndpointBuilder) -> Endpoint {
         }
     };
     let mut endpoint = within(binding).await;
-    assert!(matches!(event(&mut endpoint).await, EndpointEvent::Ready));
+    assert!(matches!(event(&mut endpoint).await, Event::Ready));
     endpoint
 }
 
@@ -70,7 +69,7 @@ async fn for_ever() -> Result<(), BoxError> {
     std::future::pending().await
 }
 
-async fn event(endpoint: &mut Endpoint) -> EndpointEvent {
+async fn event(endpoint: &mut Endpoint) -> Event {
     within(endpoint.next())
         .await
         .expect("the endpoint has ended")
@@ -78,14 +77,14 @@ async fn event(endpoint: &mut Endpoint) -> EndpointEvent {
 
 async fn message(endpoint: &mut Endpoint) -> Envelope {
     match event(endpoint).await {
-        EndpointEvent::Message(message) => message,
+        Event::Message(message) => message,
         other => panic!("{other:?}"),
     }
 }
 
 async fn error(endpoint: &mut Endpoint) -> EndpointError {
     match event(endpoint).await {
-        EndpointEvent::Error(error) => error,
+        Event::Error(error) => error,
         other => panic!("{other:?}"),
     }
 }
@@ -95,8 +94,8 @@ async fn undelivered_until_closed(endpoint: &mut Endpoint) -> Vec<(String, Envel
     let mut undelivered = Vec::new();
     loop {
         match event(endpoint).await {
-            EndpointEvent::Undelivered { to, envelope, .. } => undelivered.push((to, envelope)),
-            EndpointEvent::Closed => break,
+            Event::Undelivered { to, envelope, .. } => undelivered.push((to, envelope)),
+            Event::Closed => break,
             other => panic!("{other:?}"),
         }
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use asyncipc::{BoxError, EndpointError, Envelope, PipeServer};
+use asyncipc::endpoint::{EndpointError, Envelope};
+use asyncipc::{BoxError, PipeServer};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc};

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use asyncipc::{Endpoint, EndpointError, EndpointEvent, Error, PipeClient, PipeServer};
+use asyncipc::endpoint::{EndpointError, Event};
+use asyncipc::{Endpoint, Error, PipeClient, PipeServer};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -64,7 +65,7 @@ async fn the_drain_timeout_is_that_of_the_shutdown_for_connections_that_are_made
         .on("wait", async |_| for_ever().await)
         .bind()
         .unwrap();
-    assert!(matches!(endpoint.next().await, Some(EndpointEvent::Ready)));
+    assert!(matches!(endpoint.next().await, Some(Event::Ready)));
     // More than can be sent while the other side does not read.
     let large = "x".repeat(LARGE);
     endpoint.handle().send(&b, "hello", large).await.unwrap();
@@ -77,7 +78,7 @@ async fn the_drain_timeout_is_that_of_the_shutdown_for_connections_that_are_made
     other.send(json.into()).await.unwrap();
     let mut unhandled = 0;
     while let Some(event) = endpoint.next().await {
-        let error = matches!(event, EndpointEvent::Error(EndpointError::Unhandled { .. }));
+        let error = matches!(event, Event::Error(EndpointError::Unhandled { .. }));
         unhandled += usize::from(error);
     }
     assert_eq!(unhandled, 1);
@@ -135,7 +136,7 @@ async fn who_has_connected_before_the_end_is_heard_although_not_accepted_yet() {
         "{error:?}"
     );
     drop(client);
-    assert!(matches!(event(&mut endpoint).await, EndpointEvent::Closed));
+    assert!(matches!(event(&mut endpoint).await, Event::Closed));
 }
 
 #[test]
@@ -176,7 +177,7 @@ async fn the_name_is_free_when_the_endpoint_was_dropped() {
     let name = unique_name("dropped");
     for _ in 0..5 {
         let mut endpoint = Endpoint::bind(&name).unwrap();
-        assert!(matches!(event(&mut endpoint).await, EndpointEvent::Ready));
+        assert!(matches!(event(&mut endpoint).await, Event::Ready));
     }
 }
 
@@ -237,7 +238,7 @@ async fn what_is_left_at_the_drain_timeout_is_told() {
     let (mut undelivered, mut unhandled) = (Vec::new(), 0);
     loop {
         match event(&mut from).await {
-            EndpointEvent::Undelivered {
+            Event::Undelivered {
                 to,
                 envelope,
                 error,
@@ -252,10 +253,8 @@ async fn what_is_left_at_the_drain_timeout_is_told() {
                 );
                 undelivered.push(envelope.data);
             }
-            EndpointEvent::Error(EndpointError::Unhandled { messages, .. }) => {
-                unhandled += messages
-            }
-            EndpointEvent::Closed => break,
+            Event::Error(EndpointError::Unhandled { messages, .. }) => unhandled += messages,
+            Event::Closed => break,
             other => panic!("{other:?}"),
         }
     }

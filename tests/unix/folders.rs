@@ -229,8 +229,8 @@ async fn an_endpoint_looks_once_where_other_variables_lead_to_however_often_it_t
     endpoint.handle().send("it", "hello", ()).await.unwrap();
     let error = loop {
         match within(endpoint.next()).await.unwrap() {
-            asyncipc::EndpointEvent::Ready => {}
-            asyncipc::EndpointEvent::Undelivered { error, .. } => break error.to_string(),
+            asyncipc::endpoint::Event::Ready => {}
+            asyncipc::endpoint::Event::Undelivered { error, .. } => break error.to_string(),
             event => panic!("{event:?}"),
         }
     };
