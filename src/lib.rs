@@ -26,6 +26,10 @@ mod sync;
 mod sys;
 mod tally;
 mod turn;
+#[cfg(unix)]
+pub mod unix;
+#[cfg(windows)]
+pub mod windows;
 #[cfg(feature = "worker")]
 mod worker;
 
@@ -45,7 +49,6 @@ pub use name::{InvalidName, PipeName};
 pub use peer::{Peer, UserId};
 pub use server::{Access, BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
 pub use stats::{ConnectionStats, ServerStats};
-pub use sys::ext::*;
 #[cfg(feature = "worker")]
 pub use worker::{FromParent, WorkerBuilder};
 

@@ -153,7 +153,7 @@ impl PipeListener {
                     self.next_pause = PAUSES.0;
                     return Poll::Ready(Ok(PipeStream::new(io, self.name.clone(), self.linger)));
                 }
-                Err(error) if !sys::passes(&error) => {
+                Err(error) if !sys::is_transient(&error) => {
                     self.inner = None;
                     let error = Error::from_io("cannot accept clients on", &self.name, error);
                     return Poll::Ready(Err(error));

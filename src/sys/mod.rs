@@ -3,7 +3,8 @@
 //!
 //! - names: `full_path`, `resolve`, `check_length`, `elsewhere`
 //! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`, and always called in the
-//!   runtime in which it was bound; `passes` tells which of its errors are worth another try
+//!   runtime in which it was bound; `is_transient` tells which of its errors
+//!   are worth another try
 //! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
 //!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
 //!   `was_asked`, `refuse`, `has_refused`, `take_rest`, `runtime`, `peer`, `messages` where the system
@@ -29,10 +30,14 @@ mod platform;
 #[path = "windows/mod.rs"]
 mod platform;
 
+#[cfg(windows)]
+pub use platform::Impersonation;
 pub(crate) use platform::{
     ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, current_user,
-    elsewhere, full_path, is_mode_mismatch, passes, resolve, unavailable, wait_until_free,
+    elsewhere, full_path, is_mode_mismatch, is_transient, resolve, unavailable, wait_until_free,
 };
+#[cfg(windows)]
+pub(crate) use platform::{DEFAULT_WAIT, LONGEST_WAIT};
 #[cfg(feature = "worker")]
 pub(crate) use platform::{Inherited, channel};
 
@@ -87,25 +92,4 @@ pub(crate) struct Lingering {
     pub(crate) tasks: TaskTracker,
     /// How long one of them waits for its peer to take the last bytes.
     pub(crate) limit: Duration,
-}
-
-/// Keeps the traits of [`ext`] from being implemented elsewhere: they will grow.
-pub trait Sealed {}
-
-impl Sealed for crate::ServerBuilder {}
-impl Sealed for crate::ClientBuilder {}
-
-/// The knobs that only this platform has.
-#[allow(unreachable_pub)] // lib.rs re-exports what is in here, whatever it is.
-pub mod ext {
-    #[cfg(unix)]
-    pub mod unix {
-        //! What only Unix sockets have.
-        pub use crate::sys::platform::ext::*;
-    }
-    #[cfg(windows)]
-    pub mod windows {
-        //! What only Windows named pipes have.
-        pub use crate::sys::platform::ext::*;
-    }
 }

@@ -20,14 +20,12 @@
 //!
 //! `SOCK_CLOEXEC`, `SOCK_NONBLOCK` and `F_DUPFD_CLOEXEC` are older than any Linux that Rust runs on.
 
-pub(super) mod ext;
+mod connect;
 mod folder;
 mod listener;
-mod lock;
 mod messages;
 mod mode;
 mod name;
-mod passing;
 mod peer;
 mod process;
 mod socket;
@@ -36,11 +34,11 @@ mod user;
 #[cfg(feature = "worker")]
 mod worker;
 
-pub(crate) use listener::{ListenOptions, Listener};
+pub(crate) use connect::{ConnectOptions, is_mode_mismatch, unavailable, wait_until_free};
+pub(crate) use listener::{ListenOptions, Listener, is_transient};
 pub(crate) use messages::Messages;
 pub(crate) use name::{check_length, elsewhere, full_path, resolve};
-pub(crate) use passing::passes;
-pub(crate) use stream::{ConnectOptions, Stream, is_mode_mismatch, unavailable, wait_until_free};
+pub(crate) use stream::Stream;
 pub(crate) use user::current_user;
 #[cfg(feature = "worker")]
 pub(crate) use worker::{Inherited, channel};

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{folder, stream};
+use super::{connect, folder};
 use crate::PipeName;
 use crate::sys::Unavailable;
 
@@ -49,9 +49,9 @@ pub(crate) fn elsewhere(name: &PipeName) -> Option<PathBuf> {
     if !name.logical {
         return None;
     }
-    let listens = |path: &PathBuf| match stream::open(path) {
+    let listens = |path: &PathBuf| match connect::open(path) {
         Ok(_) => true,
-        Err(e) => stream::unavailable(&e) == Some(Unavailable::Busy),
+        Err(e) => connect::unavailable(&e) == Some(Unavailable::Busy),
     };
     folder::everywhere()
         .filter(|it| it != here && folder::check(it).is_ok())

@@ -1,28 +1,24 @@
 //! A connected socket.
 
-use std::fs;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BufMut;
-use socket2::{SockAddr, SockRef, Socket};
+use socket2::{SockRef, Socket};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::messages::Messages;
-use super::socket::{self, Connected};
-use super::{folder, peer};
+use super::peer;
+use super::socket::Connected;
+use crate::Peer;
 use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
-use crate::sys::{Unavailable, Waited};
-use crate::{Error, Peer, PipeName};
 
 /// More than a socket holds, unless the system was told otherwise: a peer that goes on sending does
 /// not keep this end.
@@ -39,70 +35,6 @@ pub(crate) struct Stream {
     peer: Option<Box<Peer>>,
     /// The place among the server's connections, free again when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
-}
-
-/// There is nothing to tell a socket besides.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ConnectOptions {}
-
-impl ConnectOptions {
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-/// No event tells that a backlog has room again.
-pub(crate) async fn wait_until_free(
-    _: &PipeName,
-    _: &ConnectOptions,
-    _: Option<Duration>,
-) -> Waited {
-    Waited::Unsupported
-}
-
-/// Sockets have no modes.
-pub(crate) fn is_mode_mismatch(_: &io::Error) -> bool {
-    false
-}
-
-/// Asks once for a connection; the socket does not block.
-pub(super) fn open(path: &Path) -> io::Result<Socket> {
-    let socket = socket::new()?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    Ok(socket)
-}
-
-/// What is in the place of a socket, when that is why connecting failed: Linux says ECONNREFUSED, as
-/// if nobody listened, or EACCES; others say ENOTSOCK.
-fn not_a_pipe(name: &PipeName, error: &io::Error) -> Option<Error> {
-    if matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::WouldBlock
-    ) {
-        return None;
-    }
-    let found = fs::metadata(name.as_path()).ok()?.file_type();
-    let found = match found {
-        it if it.is_socket() => return None,
-        it if it.is_dir() => "a folder",
-        it if it.is_file() => "a file",
-        _ => "something else",
-    };
-    Some(Error::NotAPipe {
-        pipe: name.clone(),
-        found,
-    })
-}
-
-/// What an error of [`Stream::connect`] says about the server.
-pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
-    match error.kind() {
-        // ENOENT: no file; ECONNREFUSED: a file that nobody listens on (connect, POSIX).
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(Unavailable::Missing),
-        // EAGAIN: the backlog is full (connect(2), for non-blocking Unix sockets).
-        io::ErrorKind::WouldBlock => Some(Unavailable::Busy),
-        _ => None,
-    }
 }
 
 impl Stream {
@@ -122,20 +54,6 @@ impl Stream {
     pub(super) fn with_peer(mut self, peer: Peer) -> Self {
         self.peer = Some(Box::new(peer));
         self
-    }
-
-    /// One attempt, which does not wait.
-    pub(crate) async fn connect(name: &PipeName, _: &ConnectOptions) -> io::Result<Self> {
-        let path = name.as_path();
-        if name.logical
-            && let Some(parent) = path.parent()
-        {
-            folder::check(parent)?;
-        }
-        match open(path) {
-            Ok(socket) => Stream::new(socket, None),
-            Err(e) => Err(not_a_pipe(name, &e).map_or(e, io::Error::from)),
-        }
     }
 
     /// In which it was made: its tasks and timers are that one's, whoever polls.

@@ -3,31 +3,28 @@
 //! What is relied on of each call, which source says that Windows does so, and what is proven under
 //! Wine: docs/windows.md.
 
-mod connecting;
-pub(super) mod ext;
+mod connect;
 mod flush;
-mod instance;
 mod listener;
 mod name;
 mod overlapped;
-mod passing;
 mod peek;
+mod peer;
 mod pipe;
 mod stream;
+mod transport;
 mod user;
-mod wait;
 #[cfg(feature = "worker")]
 mod worker;
 
 use crate::sync::lock;
 
-pub(crate) use instance::ListenOptions;
-pub(crate) use listener::Listener;
+pub use connect::Impersonation;
+pub(crate) use connect::{ConnectOptions, is_mode_mismatch, unavailable, wait_until_free};
+pub(crate) use listener::{DEFAULT_WAIT, LONGEST_WAIT, ListenOptions, Listener, is_transient};
 pub(crate) use name::{check_length, elsewhere, full_path, resolve};
-pub(crate) use passing::passes;
-pub(crate) use pipe::{Pipe as Messages, is_mode_mismatch};
-pub(crate) use stream::{ConnectOptions, Stream, unavailable};
+pub(crate) use pipe::Pipe as Messages;
+pub(crate) use stream::Stream;
 pub(crate) use user::current_user;
-pub(crate) use wait::wait_until_free;
 #[cfg(feature = "worker")]
 pub(crate) use worker::{Inherited, channel};

@@ -26,7 +26,7 @@ use windows_sys::Win32::Foundation::{
 use windows_sys::Win32::System::IO::IO_STATUS_BLOCK;
 use windows_sys::Win32::System::Threading::{INFINITE, WaitForSingleObject};
 
-use super::connecting::new_event;
+use super::listener::new_event;
 
 thread_local! {
     /// A thread asks one question at a time.

@@ -215,7 +215,7 @@ impl Pipe {
         drop(writing);
         // Its bytes may be the application's, with code of its own.
         drop((op, buffer));
-        Poll::Ready(outcome.result().map(drop).map_err(super::stream::closed))
+        Poll::Ready(outcome.result().map(drop).map_err(super::transport::closed))
     }
 
     /// From now on, what was written is kept for [`take_spent`](Self::take_spent).
@@ -370,11 +370,6 @@ impl Wake for Lingering {
     fn wake(self: Arc<Self>) {
         self.advance();
     }
-}
-
-/// Whether an error of connecting came from [`Pipe::set_message_mode`].
-pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
 }
 
 impl fmt::Debug for Pipe {

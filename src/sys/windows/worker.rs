@@ -2,7 +2,7 @@
 //! only the child may take.
 
 use std::io;
-use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::os::windows::io::{AsHandle, AsRawHandle};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -11,13 +11,13 @@ use tokio_util::task::TaskTracker;
 use windows_sys::Wdk::System::Threading::{NtQueryInformationProcess, ProcessBasicInformation};
 use windows_sys::Win32::Foundation::RtlNtStatusToDosError;
 use windows_sys::Win32::Security::Cryptography::ProcessPrng;
-use windows_sys::Win32::System::Pipes::{DisconnectNamedPipe, GetNamedPipeClientProcessId};
+use windows_sys::Win32::System::Pipes::DisconnectNamedPipe;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, PROCESS_BASIC_INFORMATION};
 
-use super::connecting::Connecting;
-use super::instance::{Factory, ListenOptions};
-use super::stream::{ConnectOptions, Stream, unavailable};
-use super::wait::wait_until_free;
+use super::connect::{ConnectOptions, unavailable, wait_until_free};
+use super::listener::{Factory, ListenOptions, PendingInstance};
+use super::peer::client_process;
+use super::stream::Stream;
 use crate::sys::{Lingering, Unavailable, Waited};
 use crate::{Access, Error, PipeName};
 
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// This process's end.
 pub(crate) struct ParentEnd {
-    connecting: Connecting,
+    pending: PendingInstance,
     factory: Factory,
     name: PipeName,
 }
@@ -52,7 +52,7 @@ pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
     let options = ListenOptions::default();
     let factory = Factory::new(name.as_path(), Access::Owner, &options)?.single();
     let parent = ParentEnd {
-        connecting: Connecting::new(factory.create(true)?)?,
+        pending: PendingInstance::new(factory.create(true)?)?,
         factory,
         name: name.clone(),
     };
@@ -83,16 +83,16 @@ impl ParentEnd {
         loop {
             let (instance, connected, ended) = tokio::select! {
                 biased;
-                (instance, connected) = &mut self.connecting => (instance, connected, None),
+                (instance, connected) = &mut self.pending => (instance, connected, None),
                 ended = child.wait() => {
                     // It may have connected, and have said something, just before.
-                    let (instance, connected) = self.connecting.stop();
+                    let (instance, connected) = self.pending.stop();
                     (instance, connected, Some(ended.map_err(failed)?))
                 }
             };
             let client = match connected {
                 // Somebody may be so short a guest that the system does not tell.
-                Ok(()) => client_process(&instance).ok(),
+                Ok(()) => client_process(instance.as_handle()).ok(),
                 Err(_) if ended.is_some() => None,
                 Err(error) => return Err(failed(error)),
             };
@@ -115,7 +115,7 @@ impl ParentEnd {
             if unsafe { DisconnectNamedPipe(instance.as_raw_handle()) } == 0 {
                 return Err(failed(io::Error::last_os_error()));
             }
-            self.connecting = Connecting::new(instance).map_err(failed)?;
+            self.pending = PendingInstance::new(instance).map_err(failed)?;
         }
     }
 }
@@ -203,16 +203,6 @@ impl Inherited {
         }
         Ok(stream)
     }
-}
-
-/// The process that has connected to an instance.
-fn client_process(instance: &OwnedHandle) -> io::Result<u32> {
-    let mut client = 0;
-    // SAFETY: the handle is open; `client` is written.
-    if unsafe { GetNamedPipeClientProcessId(instance.as_raw_handle(), &mut client) } == 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(client)
 }
 
 /// The process that has started this one. It may have ended.

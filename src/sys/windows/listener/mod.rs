@@ -1,11 +1,17 @@
 //! The instances of one server: some wait for a client, the others have one.
 
+mod instance;
+mod options;
+mod pending_instance;
+mod pool;
+mod security;
+mod transient;
+
 use std::fmt;
 use std::future::{Future, pending};
 use std::io;
-use std::os::windows::io::OwnedHandle;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use futures_util::StreamExt;
@@ -14,45 +20,25 @@ use tokio::task::coop::poll_proceed;
 use tokio_util::task::AbortOnDropHandle;
 use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 
-use super::connecting::Connecting;
-use super::instance::{Factory, ListenOptions};
-use super::lock;
-use super::name;
+use self::pool::Pool;
 use super::stream::Stream;
-use super::wait;
+use super::{connect, name};
 use crate::sys::{Limits, Lingering};
 use crate::{Error, InvalidName, PipeName};
 
-/// How many instances wait for clients unless told otherwise.
-const BACKLOG: u32 = 8;
+pub(super) use self::instance::Factory;
+pub(crate) use self::options::{DEFAULT_WAIT, LONGEST_WAIT, ListenOptions};
+pub(super) use self::pending_instance::{PendingInstance, new_event};
+pub(super) use self::pool::Slot;
+pub(super) use self::security::CLIENT_RIGHTS;
+pub(crate) use self::transient::is_transient;
 
 pub(crate) struct Listener {
     pool: Arc<Pool>,
-    connecting: FuturesUnordered<Connecting>,
+    pending: FuturesUnordered<PendingInstance>,
     /// Ends with the runtime in which it was bound.
     alive: AbortOnDropHandle<()>,
     lingering: Lingering,
-}
-
-/// What the listener shares with the streams that it has handed out.
-struct Pool {
-    factory: Factory,
-    backlog: usize,
-    max_connections: usize,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// No instance is made any more once the listener is gone.
-    open: bool,
-    /// Instances that have been handed out and not dropped yet.
-    connected: usize,
-    /// Instances that a client can connect to, or has connected to without being handed out.
-    waiting: usize,
-    /// Those of `waiting` that the listener has not taken over yet.
-    fresh: Vec<OwnedHandle>,
-    /// The task that waits in `poll_accept`.
-    waker: Option<Waker>,
 }
 
 impl Listener {
@@ -81,24 +67,12 @@ impl Listener {
                     // Clients that still hold their ends of a server that has gone cannot be the reason
                     // (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system says the
                     // same of names that this user may not use.
-                    Some(ERROR_ACCESS_DENIED) if wait::exists(name.as_path()) => in_use(),
+                    Some(ERROR_ACCESS_DENIED) if connect::exists(name.as_path()) => in_use(),
                     _ => failed(e),
                 })?;
-        let pool = Pool {
-            factory,
-            backlog: limits.backlog.unwrap_or(BACKLOG) as usize,
-            max_connections: limits.max_connections,
-            state: Mutex::new(State {
-                open: true,
-                connected: 0,
-                waiting: 1,
-                fresh: vec![first],
-                waker: None,
-            }),
-        };
         let mut listener = Listener {
-            pool: Arc::new(pool),
-            connecting: FuturesUnordered::new(),
+            pool: Arc::new(Pool::new(factory, limits, first)),
+            pending: FuturesUnordered::new(),
             alive: AbortOnDropHandle::new(tokio::spawn(pending())),
             lingering,
         };
@@ -118,11 +92,11 @@ impl Listener {
             return Poll::Ready(Err(error));
         }
         if let Err(error) = self.top_up(Some(cx.waker()))
-            && self.connecting.is_empty()
+            && self.pending.is_empty()
         {
             return Poll::Ready(Err(error));
         }
-        let Poll::Ready(Some((instance, result))) = self.connecting.poll_next_unpin(cx) else {
+        let Poll::Ready(Some((instance, result))) = self.pending.poll_next_unpin(cx) else {
             return Poll::Pending;
         };
         unit.made_progress();
@@ -147,8 +121,8 @@ impl Listener {
     pub(crate) fn close(mut self) -> Vec<Stream> {
         self.pool.close();
         let mut last = Vec::new();
-        for connecting in std::mem::take(&mut self.connecting) {
-            let (instance, result) = connecting.stop();
+        for pending in std::mem::take(&mut self.pending) {
+            let (instance, result) = pending.stop();
             if let Ok(end) = result.and_then(|()| self.pool.factory.adopt(instance)) {
                 self.pool.lock().connected += 1;
                 let slot = Slot(self.pool.clone());
@@ -191,8 +165,8 @@ impl Listener {
         drop(state);
         drop(before);
         for instance in fresh {
-            match Connecting::new(instance) {
-                Ok(connecting) => self.connecting.push(connecting),
+            match PendingInstance::new(instance) {
+                Ok(pending) => self.pending.push(pending),
                 Err(e) => {
                     self.pool.lock().waiting -= 1;
                     result = Err(e);
@@ -200,18 +174,6 @@ impl Listener {
             }
         }
         result
-    }
-}
-
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    fn close(&self) {
-        let mut state = self.lock();
-        state.open = false;
-        state.fresh.clear();
     }
 }
 
@@ -228,40 +190,5 @@ impl fmt::Debug for Listener {
             .field("waiting", &state.waiting)
             .field("connected", &state.connected)
             .finish_non_exhaustive()
-    }
-}
-
-/// The place of a connected instance among those of its server.
-pub(super) struct Slot(Arc<Pool>);
-
-impl Drop for Slot {
-    /// When nobody waits for clients because the limit is reached, the successor is made here,
-    /// while the old instance still exists: without any instance, the pipe's name would be gone
-    /// for a moment, and clients would get "not found" instead of "busy".
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.connected -= 1;
-        if !state.open || state.waiting > 0 {
-            return;
-        }
-        let created = self.0.factory.create(false).map(|instance| {
-            state.fresh.push(instance);
-            state.waiting += 1;
-        });
-        let waker = state.waker.take();
-        drop(state);
-        if let Err(error) = created {
-            // `poll_accept` will try again, and report it.
-            tracing::warn!(%error, "cannot make the next pipe instance yet");
-        }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl fmt::Debug for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Slot")
     }
 }

@@ -1,5 +1,16 @@
-use crate::sys::Sealed;
+//! What only Unix sockets have.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
 use crate::{PipeStream, ServerBuilder};
+
+use self::sealed::Sealed;
+
+/// Keeps the trait from being implemented elsewhere: it will grow.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::ServerBuilder {}
+}
 
 /// What a server on a Unix socket can be told besides.
 pub trait ServerBuilderExt: Sized + Sealed {
@@ -19,14 +30,14 @@ impl ServerBuilderExt for ServerBuilder {
     }
 }
 
-impl std::os::fd::AsFd for PipeStream {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+impl AsFd for PipeStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.io.as_fd()
     }
 }
 
-impl std::os::fd::AsRawFd for PipeStream {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsFd::as_fd(self).as_raw_fd()
+impl AsRawFd for PipeStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{folder, mode, user};
+use crate::sys::platform::{folder, mode, user};
 
 /// How often the file may be removed by whoever had the lock, between our opening and locking it.
 const TRIES: u32 = 16;

@@ -13,7 +13,7 @@ use windows_sys::Win32::Foundation::{
 
 /// Whether accepting is worth another try after this error. A positive list: an unknown error is for
 /// good, and so is one without a number, which is not the system's: the runtime has ended.
-pub(crate) fn passes(error: &io::Error) -> bool {
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
     };

@@ -1,9 +1,21 @@
+//! What only Windows named pipes have.
+
+use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, RawHandle};
 use std::time::Duration;
 
-use super::instance::{DEFAULT_WAIT, LONGEST_WAIT, Transport};
-pub use super::stream::Impersonation;
-use crate::sys::Sealed;
+use crate::sys::{DEFAULT_WAIT, LONGEST_WAIT};
 use crate::{ClientBuilder, PipeStream, ServerBuilder};
+
+pub use crate::sys::Impersonation;
+
+use self::sealed::Sealed;
+
+/// Keeps the traits from being implemented elsewhere: they will grow.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for crate::ServerBuilder {}
+    impl Sealed for crate::ClientBuilder {}
+}
 
 /// What a server on a Windows named pipe can be told besides.
 pub trait ServerBuilderExt: Sized + Sealed {
@@ -53,17 +65,17 @@ pub trait ServerBuilderExt: Sized + Sealed {
 
 impl ServerBuilderExt for ServerBuilder {
     fn message_mode(mut self) -> Self {
-        self.platform.transport = Transport::Messages;
+        self.platform.transport.message_mode();
         self
     }
 
     fn end_on_empty_message(mut self) -> Self {
-        self.platform.empty_is_end = true;
+        self.platform.transport.end_on_empty_message = true;
         self
     }
 
     fn overlapped_io(mut self) -> Self {
-        overlapped(&mut self.platform.transport);
+        self.platform.transport.overlapped_io();
         self
     }
 
@@ -118,17 +130,17 @@ pub trait ClientBuilderExt: Sized + Sealed {
 
 impl ClientBuilderExt for ClientBuilder {
     fn message_mode(mut self) -> Self {
-        self.platform.transport = Transport::Messages;
+        self.platform.transport.message_mode();
         self
     }
 
     fn end_on_empty_message(mut self) -> Self {
-        self.platform.empty_is_end = true;
+        self.platform.transport.end_on_empty_message = true;
         self
     }
 
     fn overlapped_io(mut self) -> Self {
-        overlapped(&mut self.platform.transport);
+        self.platform.transport.overlapped_io();
         self
     }
 
@@ -143,21 +155,14 @@ impl ClientBuilderExt for ClientBuilder {
     }
 }
 
-/// Message mode has overlapped I/O already.
-fn overlapped(transport: &mut Transport) {
-    if *transport == Transport::Tokio {
-        *transport = Transport::Overlapped;
-    }
-}
-
-impl std::os::windows::io::AsHandle for PipeStream {
-    fn as_handle(&self) -> std::os::windows::io::BorrowedHandle<'_> {
+impl AsHandle for PipeStream {
+    fn as_handle(&self) -> BorrowedHandle<'_> {
         self.io.as_handle()
     }
 }
 
-impl std::os::windows::io::AsRawHandle for PipeStream {
-    fn as_raw_handle(&self) -> std::os::windows::io::RawHandle {
-        std::os::windows::io::AsHandle::as_handle(self).as_raw_handle()
+impl AsRawHandle for PipeStream {
+    fn as_raw_handle(&self) -> RawHandle {
+        self.as_handle().as_raw_handle()
     }
 }

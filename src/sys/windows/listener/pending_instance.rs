@@ -22,10 +22,10 @@ use windows_sys::Win32::System::Threading::{
     CreateEventW, INFINITE, RegisterWaitForSingleObject, UnregisterWaitEx, WT_EXECUTEONLYONCE,
 };
 
-use super::lock;
+use crate::sync::lock;
 
 /// The future of an instance's client. When it is dropped before, the instance is gone.
-pub(super) struct Connecting {
+pub(in crate::sys) struct PendingInstance {
     /// `None` once handed out.
     instance: Option<OwnedHandle>,
     /// While the system waits for the client.
@@ -50,15 +50,15 @@ struct Signal {
 
 // SAFETY: the handles may be used from any thread, and nothing here is tied to one.
 unsafe impl Send for Pending {}
-// SAFETY: `overlapped` is used by the system, and by the one `Connecting` that owns this once the
+// SAFETY: `overlapped` is used by the system, and by the one `PendingInstance` that owns this once the
 // operation is over; `signal` has a lock.
 unsafe impl Sync for Pending {}
 
-impl Connecting {
-    pub(super) fn new(instance: OwnedHandle) -> io::Result<Self> {
+impl PendingInstance {
+    pub(in crate::sys) fn new(instance: OwnedHandle) -> io::Result<Self> {
         let pending = Arc::new(Pending::new()?);
         let error = pending.connect(&instance)?;
-        let mut this = Connecting {
+        let mut this = PendingInstance {
             instance: Some(instance),
             pending: None,
             result: Ok(()),
@@ -79,7 +79,7 @@ impl Connecting {
 
     /// Stops waiting: the instance, and whether a client came before that.
     #[cfg(any(feature = "endpoint", feature = "worker"))]
-    pub(super) fn stop(mut self) -> (OwnedHandle, io::Result<()>) {
+    pub(in crate::sys) fn stop(mut self) -> (OwnedHandle, io::Result<()>) {
         let result = self.cancel();
         (self.instance.take().expect("it was not ready"), result)
     }
@@ -98,7 +98,7 @@ impl Connecting {
     }
 }
 
-impl Future for Connecting {
+impl Future for PendingInstance {
     /// The instance, and whether it has a client.
     type Output = (OwnedHandle, io::Result<()>);
 
@@ -120,7 +120,7 @@ impl Future for Connecting {
     }
 }
 
-impl Drop for Connecting {
+impl Drop for PendingInstance {
     fn drop(&mut self) {
         let _ = self.cancel();
     }
@@ -211,7 +211,7 @@ impl Pending {
 }
 
 /// An event that is reset by hand, and not signalled.
-pub(super) fn new_event() -> io::Result<OwnedHandle> {
+pub(in crate::sys) fn new_event() -> io::Result<OwnedHandle> {
     // SAFETY: no attributes, no name.
     let event = unsafe { CreateEventW(null(), 1, 0, null()) };
     if event.is_null() {

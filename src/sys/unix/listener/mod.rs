@@ -1,8 +1,12 @@
 //! A listening socket: private before anyone can connect, and the only one on its path.
 
+mod lock;
+mod options;
+mod socket_file;
+mod transient;
+
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,21 +15,18 @@ use socket2::SockAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-use super::process::Process;
+use self::socket_file::{SocketFile, in_use, remove_stale};
 use super::socket::{self, Listening};
 use super::stream::Stream;
-use super::{folder, lock, mode};
-use crate::sys::{Limits, Lingering, Unavailable};
+use super::{folder, mode};
+use crate::sys::{Limits, Lingering};
 use crate::{Access, Error, PipeName};
+
+pub(crate) use self::options::ListenOptions;
+pub(crate) use self::transient::is_transient;
 
 /// The backlog unless another is set; the system may cap it (`net.core.somaxconn`).
 const BACKLOG: u32 = 1024;
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ListenOptions {
-    /// In place of what the access says.
-    pub(super) mode: Option<u32>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -94,11 +95,7 @@ impl Listener {
             _ => failed(e),
         })?;
         let found = fs::symlink_metadata(path).map_err(failed)?;
-        let file = SocketFile {
-            name: name.clone(),
-            owner: Process::this(),
-            identity: mode::identity(&found),
-        };
+        let file = SocketFile::new(name, &found);
         // Before `listen`, connecting is refused: nobody gets in under another mode.
         mode::set(path, &found, mode).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);
@@ -158,95 +155,5 @@ impl Listener {
             last.extend(Stream::new(socket, Some(place)));
         }
         last
-    }
-}
-
-/// The file of a socket that we have bound, removed at the end if it is still that one.
-///
-/// Nobody else's file gets its inode while the socket is there, which keeps it.
-#[derive(Debug)]
-struct SocketFile {
-    name: PipeName,
-    /// The process that has bound it. In one that was forked from it, a copy of this says nothing.
-    owner: Process,
-    identity: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.owner != Process::this() {
-            return;
-        }
-        let path = self.name.as_path();
-        if fs::symlink_metadata(path).is_ok_and(|it| mode::identity(&it) == self.identity)
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::warn!(pipe = %self.name, %error, "cannot remove the socket file");
-        }
-    }
-}
-
-fn in_use(name: &PipeName, reason: &'static str) -> Error {
-    Error::AddressInUse {
-        pipe: name.clone(),
-        reason,
-    }
-}
-
-/// Clears the way when what is in it is the socket of a server that has died.
-///
-/// Not without the lock: of two servers that find it dead, the second would remove the file of the
-/// first, which would then be alive and found by nobody.
-fn remove_stale(name: &PipeName, no_lock: Option<&io::Error>) -> Result<(), Error> {
-    let path = name.as_path();
-    let in_use = |reason| in_use(name, reason);
-    let look = || match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::from_io("cannot look at", name, e)),
-        Ok(it) if !it.file_type().is_socket() => {
-            Err(in_use("something that is not a socket is in its place"))
-        }
-        // With the time of its last change, since a new file may get a removed one's inode.
-        Ok(it) => Ok(Some((mode::identity(&it), (it.ctime(), it.ctime_nsec())))),
-    };
-    let Some(found) = look()? else {
-        return Ok(());
-    };
-    match super::stream::open(path) {
-        Err(e) if super::unavailable(&e) == Some(Unavailable::Missing) => {}
-        // It answers, or it cannot be asked: it stays.
-        Ok(_) => return Err(in_use("another server listens there")),
-        Err(e) if super::unavailable(&e) == Some(Unavailable::Busy) => {
-            return Err(in_use("another server listens there, and is busy"));
-        }
-        Err(e) if e.raw_os_error() == Some(libc::EPROTOTYPE) => {
-            return Err(in_use("a socket of another type is in its place"));
-        }
-        Err(e) => return Err(Error::from_io("cannot ask who listens on", name, e)),
-    }
-    if let Some(error) = no_lock {
-        return Err(Error::Io {
-            action: format!(
-                "cannot replace the socket of a dead server at {name} without a lock; remove it if \
-                 no server is being started there"
-            ),
-            source: io::Error::new(error.kind(), error.to_string()),
-        });
-    }
-    // Servers of other programs take no lock.
-    match look()? {
-        None => return Ok(()),
-        Some(now) if now != found => {
-            return Err(in_use(
-                "another server has just taken the place of a dead one",
-            ));
-        }
-        Some(_) => {}
-    }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::from_io("cannot remove the stale socket", name, e))
-        }
-        _ => Ok(()),
     }
 }

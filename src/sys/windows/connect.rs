@@ -1,4 +1,5 @@
-//! Waiting for a free instance as WaitNamedPipe does, without its blocked thread.
+//! Connecting to a pipe, and waiting for a free instance as WaitNamedPipe does, without its blocked
+//! thread.
 //!
 //! WaitNamedPipe sends the control code FSCTL_PIPE_WAIT to the root of the pipe file system and
 //! blocks until that completes (ReactOS's kernel32, client/file/npipe.c). So does this, as an
@@ -10,23 +11,33 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::OpenOptionsExt;
+use std::os::windows::io::{FromRawHandle, OwnedHandle};
 use std::path::Path;
+use std::ptr::{null, null_mut};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use windows_sys::Wdk::Storage::FileSystem::FSCTL_PIPE_WAIT;
 use windows_sys::Win32::Foundation::{
-    ERROR_FILE_NOT_FOUND, ERROR_SEM_TIMEOUT, ERROR_SUCCESS, GetLastError,
+    ERROR_FILE_NOT_FOUND, ERROR_PIPE_BUSY, ERROR_SEM_TIMEOUT, ERROR_SUCCESS, GetLastError,
+    INVALID_HANDLE_VALUE,
 };
-use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, FILE_READ_ATTRIBUTES};
+use windows_sys::Win32::Storage::FileSystem::{
+    CreateFileW, FILE_FLAG_OVERLAPPED, FILE_READ_ATTRIBUTES, OPEN_EXISTING, SECURITY_ANONYMOUS,
+    SECURITY_IDENTIFICATION, SECURITY_SQOS_PRESENT,
+};
 use windows_sys::Win32::System::Pipes::{NMPWAIT_NOWAIT, WaitNamedPipeW};
 
+use super::listener::CLIENT_RIGHTS;
 use super::name;
 use super::overlapped::{Cancelling, File, Op};
-use super::stream::ConnectOptions;
-use crate::PipeName;
-use crate::sys::Waited;
+use super::stream::Stream;
+use super::transport::{End, TransportOptions};
+use crate::sys::{Unavailable, Waited};
+use crate::{Error, PipeName};
 
 /// The system is given so much more time than is left, so that the caller's clock is the one that
 /// ends a wait.
@@ -37,6 +48,87 @@ const SLACK: Duration = Duration::from_secs(1);
 /// NpSetClosingPipeState), but it does tell those who connect (create.c, NpFsdCreate). And where a wait
 /// cannot be cancelled, as under Wine 8, it goes on to its end after it was given up.
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// How a client opens its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ConnectOptions {
+    pub(crate) transport: TransportOptions,
+    pub(crate) impersonation: Impersonation,
+    /// Whether the server says how long a busy pipe is waited for.
+    pub(crate) server_default_wait: bool,
+}
+
+/// What a client lets its server do with the client's identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Impersonation {
+    /// Nothing: the server cannot even tell who the client is.
+    Anonymous = SECURITY_ANONYMOUS,
+    /// Ask who the client is, and no more. The default.
+    #[default]
+    Identification = SECURITY_IDENTIFICATION,
+}
+
+/// Whether an error of connecting came from [`Pipe::set_message_mode`](super::pipe::Pipe::set_message_mode).
+pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
+}
+
+/// What an error of [`Stream::connect`] says about the server.
+pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
+    match error.raw_os_error()? as u32 {
+        ERROR_FILE_NOT_FOUND => Some(Unavailable::Missing),
+        ERROR_PIPE_BUSY => Some(Unavailable::Busy),
+        _ => None,
+    }
+}
+
+impl ConnectOptions {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.transport.check()
+    }
+}
+
+impl Stream {
+    /// One attempt, which waits for nothing but another machine's answer.
+    pub(crate) async fn connect(name: &PipeName, options: &ConnectOptions) -> io::Result<Self> {
+        let handle = if name::is_local(name.as_path()) {
+            open(name, options.impersonation)?
+        } else {
+            let (name, level) = (name.clone(), options.impersonation);
+            let opening = spawn_blocking(move || open(&name, level));
+            opening.await.map_err(io::Error::other)??
+        };
+        End::new(handle, false, options.transport).map(Stream::client)
+    }
+}
+
+/// Opens a client's end, for bytes.
+fn open(name: &PipeName, level: Impersonation) -> io::Result<OwnedHandle> {
+    let path: Vec<u16> = name
+        .as_path()
+        .as_os_str()
+        .encode_wide()
+        .chain([0])
+        .collect();
+    // SAFETY: the path ends with NUL; no security attributes, no template.
+    let handle = unsafe {
+        CreateFileW(
+            path.as_ptr(),
+            CLIENT_RIGHTS,
+            0,
+            null(),
+            OPEN_EXISTING,
+            FILE_FLAG_OVERLAPPED | SECURITY_SQOS_PRESENT | level as u32,
+            null_mut(),
+        )
+    };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just given us this handle, and nobody else has it.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
 
 /// Waits until it is worth connecting again, or, if `options` say so, until the server's default
 /// time-out has passed. The caller waits no longer than what is `left`; `None`: as long as it takes.

@@ -1,0 +1,36 @@
+//! How to listen on a named pipe, besides what [`Limits`](crate::sys::Limits) says on every platform.
+
+use crate::sys::platform::transport::TransportOptions;
+
+/// The system's own, which it takes for 0: given as a number, because Wine takes 0 as it is.
+pub(crate) const DEFAULT_WAIT: u32 = 50;
+
+/// 24 days. The system makes a negative 64-bit number of it, and refuses any other (ReactOS,
+/// drivers/filesystems/npfs/create.c, `NpCreateNewNamedPipe`). More milliseconds would be negative as a
+/// signed 32-bit number, and what the system makes of them could be positive.
+pub(crate) const LONGEST_WAIT: u32 = i32::MAX as u32;
+
+#[derive(Clone, Debug)]
+pub(crate) struct ListenOptions {
+    pub(crate) transport: TransportOptions,
+    pub(crate) in_buffer: u32,
+    pub(crate) out_buffer: u32,
+    pub(crate) accept_remote: bool,
+    /// What clients that ask for it wait at most, in milliseconds.
+    pub(crate) default_wait: u32,
+    /// In place of what the access says.
+    pub(crate) security_descriptor: Option<String>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions {
+            transport: TransportOptions::default(),
+            in_buffer: 64 << 10,
+            out_buffer: 64 << 10,
+            accept_remote: false,
+            default_wait: DEFAULT_WAIT,
+            security_descriptor: None,
+        }
+    }
+}

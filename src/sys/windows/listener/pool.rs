@@ -1,0 +1,97 @@
+//! The instances of one server, counted.
+
+use std::fmt;
+use std::os::windows::io::OwnedHandle;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Waker;
+
+use super::instance::Factory;
+use crate::sync::lock;
+use crate::sys::Limits;
+
+/// What the listener shares with the streams that it has handed out.
+pub(super) struct Pool {
+    pub(super) factory: Factory,
+    pub(super) backlog: usize,
+    pub(super) max_connections: usize,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    /// No instance is made any more once the listener is gone.
+    open: bool,
+    /// Instances that have been handed out and not dropped yet.
+    pub(super) connected: usize,
+    /// Instances that a client can connect to, or has connected to without being handed out.
+    pub(super) waiting: usize,
+    /// Those of `waiting` that the listener has not taken over yet.
+    pub(super) fresh: Vec<OwnedHandle>,
+    /// The task that waits in `poll_accept`.
+    pub(super) waker: Option<Waker>,
+}
+
+/// How many instances wait for clients unless told otherwise.
+const BACKLOG: u32 = 8;
+
+impl Pool {
+    /// With the `first` instance, which waits for a client.
+    pub(super) fn new(factory: Factory, limits: &Limits, first: OwnedHandle) -> Self {
+        Pool {
+            factory,
+            backlog: limits.backlog.unwrap_or(BACKLOG) as usize,
+            max_connections: limits.max_connections,
+            state: Mutex::new(State {
+                open: true,
+                connected: 0,
+                waiting: 1,
+                fresh: vec![first],
+                waker: None,
+            }),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.fresh.clear();
+    }
+}
+
+/// The place of a connected instance among those of its server.
+pub(in crate::sys) struct Slot(pub(super) Arc<Pool>);
+
+impl Drop for Slot {
+    /// When nobody waits for clients because the limit is reached, the successor is made here,
+    /// while the old instance still exists: without any instance, the pipe's name would be gone
+    /// for a moment, and clients would get "not found" instead of "busy".
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.connected -= 1;
+        if !state.open || state.waiting > 0 {
+            return;
+        }
+        let created = self.0.factory.create(false).map(|instance| {
+            state.fresh.push(instance);
+            state.waiting += 1;
+        });
+        let waker = state.waker.take();
+        drop(state);
+        if let Err(error) = created {
+            // `poll_accept` will try again, and report it.
+            tracing::warn!(%error, "cannot make the next pipe instance yet");
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}

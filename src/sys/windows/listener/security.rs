@@ -1,0 +1,143 @@
+//! Who may do what with a pipe.
+
+use std::ffi::c_void;
+use std::io;
+use std::ptr::null_mut;
+
+use windows_sys::Win32::Foundation::LocalFree;
+use windows_sys::Win32::Security::Authorization::{
+    ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
+};
+use windows_sys::Win32::Security::GetSecurityDescriptorOwner;
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_GENERIC_READ, FILE_WRITE_ATTRIBUTES, FILE_WRITE_DATA, FILE_WRITE_EA,
+};
+
+use crate::sys::platform::user;
+use crate::{Access, Error};
+
+/// What a client needs for talking: reading, writing, setting the read mode. Not
+/// FILE_GENERIC_WRITE, which contains FILE_APPEND_DATA, which for pipes is the right to create
+/// instances: <https://learn.microsoft.com/windows/win32/ipc/named-pipe-security-and-access-rights>.
+/// Others' clients ask for it with GENERIC_WRITE; for a client's end the system leaves it out
+/// (ReactOS, drivers/filesystems/npfs/create.c, `NpCreateClientEnd`), as .NET relies on too, whose
+/// PipeAccessRights.ReadWrite are these rights.
+pub(in crate::sys) const CLIENT_RIGHTS: u32 =
+    FILE_GENERIC_READ | FILE_WRITE_DATA | FILE_WRITE_ATTRIBUTES | FILE_WRITE_EA;
+
+/// The system's own default lets everybody read. This makes the user the owner, gives the user
+/// and the system account everything (FA), lets others talk, and inherits nothing (P).
+fn sddl(access: Access) -> io::Result<String> {
+    let user = user::current_user()?;
+    let others = match access {
+        Access::Owner => String::new(),
+        Access::Group => format!("(A;;{CLIENT_RIGHTS:#x};;;AU)"),
+        Access::Everyone => format!("(A;;{CLIENT_RIGHTS:#x};;;WD)"),
+    };
+    Ok(format!("O:{user}D:P(A;;FA;;;{user})(A;;FA;;;SY){others}"))
+}
+
+/// A security descriptor in the system's binary form.
+#[derive(Debug)]
+pub(super) struct SecurityDescriptor(*mut c_void);
+
+// SAFETY: the descriptor is never written to after it was made, and LocalFree may be called on
+// any thread.
+unsafe impl Send for SecurityDescriptor {}
+// SAFETY: as above.
+unsafe impl Sync for SecurityDescriptor {}
+
+impl SecurityDescriptor {
+    pub(super) fn of(access: Access) -> Result<Self, Error> {
+        Self::new(&sddl(access)?)
+    }
+
+    /// One that names no owner gets the user: the pipe of an elevated process would otherwise
+    /// belong to the Administrators, and its clients could not tell whose it is.
+    pub(super) fn new(sddl: &str) -> Result<Self, Error> {
+        let parsed = parse(sddl).map_err(|error| Error::InvalidOption {
+            option: "security_descriptor",
+            rule: match refused_part(sddl) {
+                Some((at, part)) => {
+                    format!("the system refuses {part:?} at byte {at} of {sddl:?}: {error}")
+                }
+                None => format!("the system refuses {sddl:?}: {error}"),
+            },
+        })?;
+        if parsed.has_owner() {
+            return Ok(parsed);
+        }
+        Ok(parse(&format!("O:{}{sddl}", user::current_user()?))?)
+    }
+
+    /// For as long as `self` exists.
+    pub(super) fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+
+    fn has_owner(&self) -> bool {
+        let (mut owner, mut defaulted) = (null_mut(), 0);
+        // SAFETY: the descriptor is a valid one; what is written points into it.
+        let done = unsafe { GetSecurityDescriptorOwner(self.0, &mut owner, &mut defaulted) };
+        done != 0 && !owner.is_null()
+    }
+}
+
+fn parse(sddl: &str) -> io::Result<SecurityDescriptor> {
+    if sddl.contains('\0') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it contains a NUL",
+        ));
+    }
+    let wide: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
+    let mut descriptor = null_mut();
+    // SAFETY: the text ends with NUL; `descriptor` is written on success.
+    let done = unsafe {
+        let text = wide.as_ptr();
+        let (revision, no_size) = (SDDL_REVISION_1, null_mut());
+        ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            text,
+            revision,
+            &mut descriptor,
+            no_size,
+        )
+    };
+    if done == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(SecurityDescriptor(descriptor))
+}
+
+/// The first entry in parentheses that the system refuses on its own, in either kind of list, and
+/// where it begins: the system itself does not say what it stumbled over.
+fn refused_part(sddl: &str) -> Option<(usize, &str)> {
+    let (mut depth, mut start) = (0, 0);
+    for (at, byte) in sddl.bytes().enumerate() {
+        match byte {
+            b'(' => {
+                if depth == 0 {
+                    start = at;
+                }
+                depth += 1;
+            }
+            b')' if depth > 0 => {
+                depth -= 1;
+                let part = &sddl[start..=at];
+                let refused = |list| parse(&format!("{list}:{part}")).is_err();
+                if depth == 0 && refused("D") && refused("S") {
+                    return Some((start, part));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+impl Drop for SecurityDescriptor {
+    fn drop(&mut self) {
+        // SAFETY: allocated by the conversion for us to free, and freed only here.
+        unsafe { LocalFree(self.0) };
+    }
+}
