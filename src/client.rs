@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::connection::DEFAULT_LINGER;
 use crate::listener::need_runtime;
 use crate::sync::until;
-use crate::sys::{self, ConnectOptions, Unavailable, Waited};
+use crate::sys::{self, ConnectOptions, PlatformError, Waited};
 use crate::{Error, InvalidName, MessageCodec, PipeConnection, PipeName, PipeStream};
 
 /// The pause between two attempts to connect: doubled from the first to the last.
@@ -185,34 +185,32 @@ impl ClientBuilder {
 
     async fn wait_and_open(&self) -> Result<PipeStream, Error> {
         let name = self.name.clone()?;
-        self.platform.check()?;
+        let checked = self.platform.check();
+        checked.map_err(|e| Error::from_platform(&name, e))?;
         need_runtime("cannot connect to", &name)?;
         let started = Instant::now();
         // `None`: so far away that it never comes.
         let deadline = started.checked_add(self.timeout);
         let mut pause = PAUSES.0;
         loop {
-            let attempt = sys::Stream::connect(&name, &self.platform);
+            let attempt = sys::connect(name.address(), &self.platform);
             let error = match until(deadline.filter(|_| !self.timeout.is_zero()), attempt).await {
                 Some(Ok(io)) => return self.connected(PipeStream::new(io, name, self.linger)),
                 Some(Err(error)) => error,
                 None => return Err(timed_out(name, started.elapsed(), "nobody answers")),
             };
-            let state = match sys::unavailable(&error) {
-                Some(Unavailable::Missing) if self.wait_for_server => Unavailable::Missing,
-                Some(Unavailable::Missing) => return Err(self.not_found(name)),
-                Some(Unavailable::Busy) => Unavailable::Busy,
-                None if sys::is_mode_mismatch(&error) => {
-                    return Err(Error::ModeMismatch { pipe: name });
-                }
-                None => return Err(Error::from_io("cannot connect to", &name, error)),
+            let is_busy = match error {
+                PlatformError::Busy => true,
+                PlatformError::Missing if self.wait_for_server => false,
+                PlatformError::Missing => return Err(self.not_found(name)),
+                error => return Err(Error::from_platform(&name, error)),
             };
             if deadline.is_some_and(|it| it <= Instant::now()) {
-                return Err(self.gave_up(name, state, started.elapsed()));
+                return Err(self.gave_up(name, is_busy, started.elapsed()));
             }
-            if state == Unavailable::Busy {
+            if is_busy {
                 let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
-                let wait = sys::wait_until_free(&name, &self.platform, left);
+                let wait = sys::wait_until_free(name.address(), &self.platform, left);
                 match until(deadline, wait).await {
                     // Somebody else may be faster: back to the start, with the time that is left,
                     // and without keeping the runtime from others if that goes on.
@@ -221,7 +219,7 @@ impl ClientBuilder {
                         continue;
                     }
                     Some(Waited::TimedOut) => {
-                        return Err(self.gave_up(name, state, started.elapsed()));
+                        return Err(self.gave_up(name, is_busy, started.elapsed()));
                     }
                     Some(Waited::Unsupported) => {}
                 }
@@ -251,22 +249,22 @@ impl ClientBuilder {
         Ok(stream)
     }
 
-    fn gave_up(&self, pipe: PipeName, state: Unavailable, waited: Duration) -> Error {
+    fn gave_up(&self, pipe: PipeName, is_busy: bool, waited: Duration) -> Error {
         if self.timeout.is_zero() {
-            return match state {
-                Unavailable::Missing => self.not_found(pipe),
-                Unavailable::Busy => Error::Busy { pipe },
+            return match is_busy {
+                true => Error::Busy { pipe },
+                false => self.not_found(pipe),
             };
         }
-        let reason = match state {
-            Unavailable::Missing => "no server listens there",
-            Unavailable::Busy => "the server is busy",
+        let reason = match is_busy {
+            true => "the server is busy",
+            false => "no server listens there",
         };
         timed_out(pipe, waited, reason)
     }
 
     fn not_found(&self, pipe: PipeName) -> Error {
-        let elsewhere = self.look_elsewhere.then(|| sys::elsewhere(&pipe));
+        let elsewhere = self.look_elsewhere.then(|| sys::elsewhere(pipe.address()));
         Error::NotFound {
             elsewhere: elsewhere.flatten(),
             pipe,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::sys::PlatformError;
 use crate::{InvalidName, PipeName};
 
 /// What can go wrong, with the name, size or time that a person needs to act on it.
@@ -238,6 +239,45 @@ impl Error {
             },
             _ => Error::Io {
                 action: format!("{action} {pipe}"),
+                source,
+            },
+        }
+    }
+
+    /// What the platform says about `pipe`.
+    pub(crate) fn from_platform(pipe: &PipeName, error: PlatformError) -> Self {
+        let (name, pipe) = (pipe, pipe.clone());
+        match error {
+            PlatformError::Missing => Error::NotFound {
+                pipe,
+                elsewhere: None,
+            },
+            PlatformError::Busy => Error::Busy { pipe },
+            PlatformError::ModeMismatch => Error::ModeMismatch { pipe },
+            PlatformError::NotAPipe { found } => Error::NotAPipe { pipe, found },
+            PlatformError::InvalidName { rule } => {
+                InvalidName::new(pipe.as_path().as_os_str(), rule).into()
+            }
+            PlatformError::InvalidOption { option, rule } => Error::InvalidOption { option, rule },
+            PlatformError::AddressInUse { reason } => Error::AddressInUse { pipe, reason },
+            PlatformError::AccessDenied { action, reason } => Error::AccessDenied {
+                pipe,
+                action,
+                reason,
+            },
+            #[cfg(feature = "worker")]
+            PlatformError::WorkerEnded(status) => Error::WorkerEnded { pipe, status },
+            PlatformError::Io {
+                action,
+                detail: "",
+                source,
+            } => Error::from_io(action, name, source),
+            PlatformError::Io {
+                action,
+                detail,
+                source,
+            } => Error::Io {
+                action: format!("{action} {name}{detail}"),
                 source,
             },
         }

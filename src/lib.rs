@@ -4,6 +4,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![deny(unsafe_code)]
 
+mod access;
 mod buffers;
 mod client;
 mod connection;
@@ -33,6 +34,7 @@ pub mod windows;
 #[cfg(feature = "worker")]
 mod worker;
 
+pub use access::Access;
 pub use client::{ClientBuilder, PipeClient};
 pub use connection::{
     OwnedReadHalf, OwnedWriteHalf, PipeConnection, PipeReceiver, PipeSender, PipeStream,
@@ -46,8 +48,8 @@ pub use framing::MessageCodec;
 pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub};
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
-pub use peer::{Peer, UserId};
-pub use server::{Access, BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
+pub use peer::{InvalidUserId, Peer, UserId};
+pub use server::{BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
 pub use stats::{ConnectionStats, ServerStats};
 #[cfg(feature = "worker")]
 pub use worker::{FromParent, WorkerBuilder};

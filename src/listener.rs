@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::connection::DEFAULT_LINGER;
 use crate::sync::Deadline;
 use crate::sys::{self, Limits, Lingering};
-use crate::{Access, Error, PipeName, PipeStream};
+use crate::{Error, PipeName, PipeStream};
 
 /// After an error in accepting, the pause before the next try: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -85,12 +85,14 @@ impl PipeListener {
         linger: Duration,
     ) -> Result<Self, Error> {
         let runtime = need_runtime("cannot listen on", &name)?;
-        limits.check()?;
+        let failed = |e| Error::from_platform(&name, e);
+        limits.check().map_err(failed)?;
         let lingering = Lingering {
             tasks: TaskTracker::new(),
             limit: linger,
         };
-        let inner = sys::Listener::bind(&name, limits, options, lingering.clone())?;
+        let inner = sys::Listener::bind(name.address(), limits, options, lingering.clone())
+            .map_err(failed)?;
         tracing::debug!(pipe = %name, "listening");
         Ok(PipeListener {
             inner: Some(inner),
@@ -189,32 +191,6 @@ impl PipeListener {
     /// Tracks what dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            backlog: None,
-            max_connections: usize::MAX,
-            access: Access::Owner,
-        }
-    }
-}
-
-impl Limits {
-    fn check(&self) -> Result<(), Error> {
-        let at_least_one = |option| Error::InvalidOption {
-            option,
-            rule: "at least 1".into(),
-        };
-        if self.max_connections == 0 {
-            return Err(at_least_one("max_connections"));
-        }
-        if self.backlog == Some(0) {
-            return Err(at_least_one("backlog"));
-        }
-        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::sys;
+use crate::sys::{self, Address};
 
 /// Where a server listens: a logical name such as `echo`, or a full path.
 ///
@@ -62,8 +62,8 @@ use crate::sys;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PipeName {
     path: Arc<Path>,
-    /// Whether the name was a logical one, so that its folder is this crate's to look after.
-    pub(crate) logical: bool,
+    /// Whether it was given as a logical name.
+    logical: bool,
 }
 
 impl PipeName {
@@ -90,10 +90,17 @@ impl PipeName {
 
     /// What a pipe is called that is not found by its name.
     #[cfg(feature = "worker")]
-    pub(crate) fn as_it_is(path: String) -> Self {
+    pub(crate) fn as_it_is(path: &str) -> Self {
         PipeName {
-            path: PathBuf::from(path).into(),
+            path: Path::new(path).into(),
             logical: false,
+        }
+    }
+
+    pub(crate) fn address(&self) -> Address<'_> {
+        Address {
+            path: &self.path,
+            is_logical: self.logical,
         }
     }
 

@@ -1,6 +1,7 @@
 use std::fmt;
+use std::str::FromStr;
 
-use crate::sys;
+use crate::sys::{self, Credentials};
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,20 +30,39 @@ impl Peer {
     pub fn is_same_user(&self) -> bool {
         self.user
             .as_ref()
-            .is_some_and(|user| sys::current_user().is_ok_and(|it| it == *user))
+            .is_some_and(|user| sys::current_user().is_ok_and(|it| it == user.0))
+    }
+}
+
+impl From<Credentials> for Peer {
+    fn from(told: Credentials) -> Self {
+        Peer {
+            process_id: told.process_id,
+            session_id: told.session_id,
+            user: told.user.map(UserId),
+        }
     }
 }
 
 /// A user, as the system identifies one: the security identifier (`S-1-5-…`) on Windows, the
-/// number elsewhere. [`Display`](fmt::Display) shows it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+/// number elsewhere.
+///
+/// [`Display`](fmt::Display) shows it, and [`FromStr`] reads it, from a configuration file for
+/// example. The order is that of the texts, for use in sorted collections.
+///
+/// ```
+/// use asyncipc::UserId;
+///
+/// let text = if cfg!(windows) { "S-1-5-18" } else { "0" };
+/// let root: UserId = text.parse()?;
+/// assert_eq!(root.to_string(), text);
+/// assert!("nobody".parse::<UserId>().is_err());
+/// # Ok::<(), asyncipc::InvalidUserId>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(String);
 
 impl UserId {
-    pub(crate) fn new(id: impl Into<String>) -> Self {
-        UserId(id.into())
-    }
-
     /// The identifier as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -58,5 +78,40 @@ impl fmt::Display for UserId {
 impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UserId({})", self.0)
+    }
+}
+
+/// Takes what [`Display`](fmt::Display) shows of a user on this platform. The system is not asked
+/// whether there is such a user.
+impl FromStr for UserId {
+    type Err = InvalidUserId;
+
+    fn from_str(id: &str) -> Result<Self, InvalidUserId> {
+        sys::check_user(id)
+            .map(UserId)
+            .map_err(|rule| InvalidUserId {
+                id: id.into(),
+                rule,
+            })
+    }
+}
+
+/// A text that is no user's identifier on this platform: which text, and which rule it breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid user {id:?}: {rule}")]
+pub struct InvalidUserId {
+    id: String,
+    rule: &'static str,
+}
+
+impl InvalidUserId {
+    /// The text as it was given.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The rule that it breaks.
+    pub fn rule(&self) -> &str {
+        self.rule
     }
 }

@@ -21,7 +21,7 @@ use crate::stats::Totals;
 use crate::sync::{lock, until};
 use crate::sys::{Limits, ListenOptions};
 use crate::{
-    Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, PipeStream,
+    Access, Error, InvalidName, MessageCodec, PipeConnection, PipeListener, PipeName, PipeStream,
     ServerStats,
 };
 
@@ -433,24 +433,6 @@ where
         }
     };
     run.instrument(span).await;
-}
-
-/// Who may connect to a server. Nobody but the owner may listen on its name.
-///
-/// On Unix, others cannot enter the folder of logical names: more than the owner takes a full
-/// path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Access {
-    /// The user that the server runs as; on Windows also the system account, elsewhere the
-    /// superuser.
-    #[default]
-    Owner,
-    /// Whoever has identified themselves to Windows (`Authenticated Users`); elsewhere the
-    /// members of the socket file's group (mode 0660).
-    Group,
-    /// Everyone on this machine.
-    Everyone,
 }
 
 /// How to listen. Can bind any number of times, one after the other.

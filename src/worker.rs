@@ -160,7 +160,7 @@ impl WorkerBuilder<'_> {
             source,
         };
         let (parent_end, mut child_end) = sys::channel().map_err(failed)?;
-        let name = parent_end.name().clone();
+        let name = PipeName::as_it_is(parent_end.name());
         need_runtime("cannot start a worker on", &name)?;
 
         let given = child_end.give_to(command, given_before(command));
@@ -183,7 +183,8 @@ impl WorkerBuilder<'_> {
         let deadline = started.checked_add(options.timeout);
         match until(deadline, parent_end.connected(child.get(), options.linger)).await {
             Some(connected) => {
-                let conn = options.connection(connected?, name);
+                let connected = connected.map_err(|e| Error::from_platform(&name, e))?;
+                let conn = options.connection(connected, name);
                 let child = child.claim();
                 tracing::debug!(pipe = %conn.name(), id = conn.id(), process = child.id(), "worker");
                 Ok((child, conn))
@@ -318,14 +319,15 @@ impl FromParent {
             .ok_or_else(|| no_channel("this process was not started with one".into()))?;
         let taking = Taking::begin().map_err(no_channel)?;
         let end = Inherited::find(&address).map_err(no_channel)?;
-        let name = end.name().clone();
+        let name = PipeName::as_it_is(end.name());
         need_runtime("cannot connect to", &name)?;
 
         let started = Instant::now();
         let deadline = started.checked_add(self.options.timeout);
         match until(deadline, end.open()).await {
             Some(opened) => {
-                let conn = self.options.connection(opened?, name);
+                let opened = opened.map_err(|e| Error::from_platform(&name, e))?;
+                let conn = self.options.connection(opened, name);
                 taking.done();
                 Ok(conn)
             }

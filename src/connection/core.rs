@@ -38,6 +38,7 @@ impl Shared {
     pub(crate) fn peer(&self) -> Result<Peer, Error> {
         self.io
             .peer()
+            .map(Peer::from)
             .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
     }
 

@@ -80,6 +80,7 @@ impl PipeStream {
     pub fn peer(&self) -> Result<Peer, Error> {
         self.io
             .peer()
+            .map(Peer::from)
             .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
     }
 

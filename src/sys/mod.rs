@@ -1,27 +1,19 @@
-//! Everything that differs between platforms: the only place with `unsafe` and with `cfg` on the
-//! target. Each platform's module offers the same few items to the rest of the crate:
+//! Everything that differs between platforms: the only place with `unsafe`, and with `cfg` on the
+//! target but for the public modules `unix` and `windows`.
 //!
-//! - names: `full_path`, `resolve`, `check_length`, `elsewhere`
-//! - `Listener` with `bind` and `poll_accept`, set up by `ListenOptions`, and always called in the
-//!   runtime in which it was bound; `is_transient` tells which of its errors
-//!   are worth another try
-//! - `Stream` with `connect` (set up by `ConnectOptions`), `poll_read_ready`, `try_read`, `read_now`,
-//!   `poll_write`, `poll_write_vectored`, `is_write_vectored`, `poll_flush`, `shutdown`, `drained`,
-//!   `was_asked`, `refuse`, `has_refused`, `take_rest`, `runtime`, `peer`, `messages` where the system
-//!   keeps messages apart, and `writer` where it keeps the buffer of a write
-//! - `Messages` with `poll_recv`, `start_send`, `poll_flush`, `is_idle`, `keep_spent` and `take_spent`
-//! - connecting: `unavailable`, `is_mode_mismatch`, `wait_until_free`
-//! - `current_user`
-//! - worker processes: `channel`, whose ends have `name`, `connected`, `address`, `give_to` and
-//!   `was_given`, and
-//!   `Inherited` with `find` and `open`
+//! It is below everything that knows what a pipe is called: it takes paths and options of its own, and
+//! gives streams of its own and [`PlatformError`]. What both platforms offer is in [`contract`].
 
+mod contract;
+mod error;
+
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio_util::task::TaskTracker;
 
-use crate::Access;
+use crate::access::Access;
 
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
@@ -33,21 +25,31 @@ mod platform;
 #[cfg(windows)]
 pub use platform::Impersonation;
 pub(crate) use platform::{
-    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, current_user,
-    elsewhere, full_path, is_mode_mismatch, is_transient, resolve, unavailable, wait_until_free,
+    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, check_user, connect,
+    current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
 };
 #[cfg(windows)]
 pub(crate) use platform::{DEFAULT_WAIT, LONGEST_WAIT};
 #[cfg(feature = "worker")]
 pub(crate) use platform::{Inherited, channel};
 
-/// Why a server cannot be connected to right now. Anything else is an error for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unavailable {
-    /// Nobody listens.
-    Missing,
-    /// Somebody listens, but takes no further client at the moment.
-    Busy,
+pub(crate) use error::PlatformError;
+
+/// Where a pipe is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Address<'a> {
+    pub(crate) path: &'a Path,
+    /// Whether the path was made from a logical name, so that this crate looks after its folder.
+    #[cfg_attr(windows, allow(dead_code, reason = "pipes are in no folder"))]
+    pub(crate) is_logical: bool,
+}
+
+/// What the system tells of the process at the other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) process_id: Option<u32>,
+    pub(crate) session_id: Option<u32>,
+    pub(crate) user: Option<String>,
 }
 
 /// How a wait for a busy server ended.
@@ -83,6 +85,31 @@ pub(crate) struct Limits {
     /// How many clients may be connected.
     pub(crate) max_connections: usize,
     pub(crate) access: Access,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            backlog: None,
+            max_connections: usize::MAX,
+            access: Access::Owner,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self) -> Result<(), PlatformError> {
+        if self.max_connections == 0 {
+            return Err(PlatformError::invalid_option(
+                "max_connections",
+                "at least 1",
+            ));
+        }
+        if self.backlog == Some(0) {
+            return Err(PlatformError::invalid_option("backlog", "at least 1"));
+        }
+        Ok(())
+    }
 }
 
 /// What dropped streams of a server still have to do, where there is such a thing.

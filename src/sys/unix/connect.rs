@@ -11,85 +11,84 @@ use socket2::{SockAddr, Socket};
 use super::folder;
 use super::socket;
 use super::stream::Stream;
-use crate::sys::{Unavailable, Waited};
-use crate::{Error, PipeName};
+use crate::sys::{Address, PlatformError, Waited};
 
-/// There is nothing to tell a socket besides.
+/// How to connect to a socket: there is only one way.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ConnectOptions {}
 
 impl ConnectOptions {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), PlatformError> {
         Ok(())
     }
 }
 
+/// Asks once for a connection, and does not wait.
+pub(crate) async fn connect(
+    address: Address<'_>,
+    _: &ConnectOptions,
+) -> Result<Stream, PlatformError> {
+    if address.is_logical
+        && let Some(parent) = address.path.parent()
+    {
+        folder::check(parent).map_err(failed)?;
+    }
+    let socket = open(address.path).map_err(|e| match not_a_socket(address.path, &e) {
+        Some(found) => PlatformError::NotAPipe { found },
+        None => failed(e),
+    })?;
+    Stream::new(socket, None).map_err(failed)
+}
+
 /// No event tells that a backlog has room again.
 pub(crate) async fn wait_until_free(
-    _: &PipeName,
+    _: Address<'_>,
     _: &ConnectOptions,
     _: Option<Duration>,
 ) -> Waited {
     Waited::Unsupported
 }
 
-/// Sockets have no modes.
-pub(crate) fn is_mode_mismatch(_: &io::Error) -> bool {
-    false
-}
-
-/// Asks once for a connection; the socket does not block.
+/// Connects a socket that does not block.
 pub(super) fn open(path: &Path) -> io::Result<Socket> {
     let socket = socket::new()?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
 
+fn failed(error: io::Error) -> PlatformError {
+    if is_missing(&error) {
+        PlatformError::Missing
+    } else if is_busy(&error) {
+        PlatformError::Busy
+    } else {
+        PlatformError::io("cannot connect to", error)
+    }
+}
+
+/// Whether nobody listens. ENOENT: no file; ECONNREFUSED: a file that nobody listens on (connect, POSIX).
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Whether the backlog is full: EAGAIN (connect(2), for non-blocking Unix sockets).
+pub(super) fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
 /// What is in the place of a socket, when that is why connecting failed: Linux says ECONNREFUSED, as
 /// if nobody listened, or EACCES; others say ENOTSOCK.
-fn not_a_pipe(name: &PipeName, error: &io::Error) -> Option<Error> {
-    if matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::WouldBlock
-    ) {
+fn not_a_socket(path: &Path, error: &io::Error) -> Option<&'static str> {
+    if error.kind() == io::ErrorKind::NotFound || is_busy(error) {
         return None;
     }
-    let found = fs::metadata(name.as_path()).ok()?.file_type();
-    let found = match found {
-        it if it.is_socket() => return None,
-        it if it.is_dir() => "a folder",
-        it if it.is_file() => "a file",
-        _ => "something else",
-    };
-    Some(Error::NotAPipe {
-        pipe: name.clone(),
-        found,
-    })
-}
-
-/// What an error of [`Stream::connect`] says about the server.
-pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
-    match error.kind() {
-        // ENOENT: no file; ECONNREFUSED: a file that nobody listens on (connect, POSIX).
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Some(Unavailable::Missing),
-        // EAGAIN: the backlog is full (connect(2), for non-blocking Unix sockets).
-        io::ErrorKind::WouldBlock => Some(Unavailable::Busy),
-        _ => None,
-    }
-}
-
-impl Stream {
-    /// One attempt, which does not wait.
-    pub(crate) async fn connect(name: &PipeName, _: &ConnectOptions) -> io::Result<Self> {
-        let path = name.as_path();
-        if name.logical
-            && let Some(parent) = path.parent()
-        {
-            folder::check(parent)?;
-        }
-        match open(path) {
-            Ok(socket) => Stream::new(socket, None),
-            Err(e) => Err(not_a_pipe(name, &e).map_or(e, io::Error::from)),
-        }
+    match fs::metadata(path).ok()?.file_type() {
+        it if it.is_socket() => None,
+        it if it.is_dir() => Some("a folder"),
+        it if it.is_file() => Some("a file"),
+        _ => Some("something else"),
     }
 }

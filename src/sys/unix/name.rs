@@ -9,8 +9,7 @@ use std::os::unix::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{connect, folder};
-use crate::PipeName;
-use crate::sys::Unavailable;
+use crate::sys::Address;
 
 /// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
 pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
@@ -43,15 +42,14 @@ pub(crate) fn resolve(logical: &str) -> PathBuf {
 }
 
 /// Where a server of this logical name listens that was started with another environment.
-pub(crate) fn elsewhere(name: &PipeName) -> Option<PathBuf> {
-    let path = name.as_path();
-    let (here, file) = (path.parent()?, path.file_name()?);
-    if !name.logical {
+pub(crate) fn elsewhere(address: Address<'_>) -> Option<PathBuf> {
+    let (here, file) = (address.path.parent()?, address.path.file_name()?);
+    if !address.is_logical {
         return None;
     }
     let listens = |path: &PathBuf| match connect::open(path) {
         Ok(_) => true,
-        Err(e) => connect::unavailable(&e) == Some(Unavailable::Busy),
+        Err(e) => connect::is_busy(&e),
     };
     folder::everywhere()
         .filter(|it| it != here && folder::check(it).is_ok())

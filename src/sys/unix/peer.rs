@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::user;
-use crate::Peer;
+use crate::sys::Credentials;
 
 /// The process that connected or listened, and its user, as they were then (SO_PEERCRED, unix(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
-    let mut credentials = libc::ucred {
+pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
+    let mut found = libc::ucred {
         pid: 0,
         uid: 0,
         gid: 0,
@@ -22,25 +22,25 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_PEERCRED,
-            (&raw mut credentials).cast(),
+            (&raw mut found).cast(),
             &mut len,
         )
     };
     match result {
-        0 => Ok(peer(Some(credentials.pid), Some(credentials.uid))),
-        _ => untold(io::Error::last_os_error()),
+        0 => Ok(credentials(Some(found.pid), Some(found.uid))),
+        _ => unknown(io::Error::last_os_error()),
     }
 }
 
 /// The user as it was then (getpeereid(3)); Apple's systems know the process as well.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let (mut user, mut group) = (0, 0);
     // SAFETY: the descriptor is open while borrowed; the system writes to the two integers.
     if unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) } != 0 {
-        return untold(io::Error::last_os_error());
+        return unknown(io::Error::last_os_error());
     }
-    Ok(peer(process(socket), Some(user)))
+    Ok(credentials(process(socket), Some(user)))
 }
 
 #[cfg(target_vendor = "apple")]
@@ -66,15 +66,17 @@ fn process(_: BorrowedFd<'_>) -> Option<libc::pid_t> {
 }
 
 /// Nothing is known of the peer where a sandbox refuses the question.
-fn untold(error: io::Error) -> io::Result<Peer> {
+fn unknown(error: io::Error) -> io::Result<Credentials> {
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOPROTOOPT) => Ok(peer(None, None)),
+        Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOPROTOOPT) => {
+            Ok(credentials(None, None))
+        }
         _ => Err(error),
     }
 }
 
-fn peer(process: Option<libc::pid_t>, user: Option<libc::uid_t>) -> Peer {
-    Peer {
+fn credentials(process: Option<libc::pid_t>, user: Option<libc::uid_t>) -> Credentials {
+    Credentials {
         process_id: process
             .and_then(|it| it.try_into().ok())
             .filter(|it| *it != 0),

@@ -16,9 +16,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::messages::Messages;
 use super::peer;
 use super::socket::Connected;
-use crate::Peer;
 use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
+use crate::sys::Credentials;
 
 /// More than a socket holds, unless the system was told otherwise: a peer that goes on sending does
 /// not keep this end.
@@ -32,7 +32,7 @@ pub(crate) struct Stream {
     /// Whether nothing more is taken out of the socket, unless it has to be.
     refused: AtomicBool,
     /// Who is at the other end, where the system would not tell the truth.
-    peer: Option<Box<Peer>>,
+    peer: Option<Box<Credentials>>,
     /// The place among the server's connections, free again when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
 }
@@ -51,7 +51,7 @@ impl Stream {
 
     /// Says who is at the other end.
     #[cfg(feature = "worker")]
-    pub(super) fn with_peer(mut self, peer: Peer) -> Self {
+    pub(super) fn with_peer(mut self, peer: Credentials) -> Self {
         self.peer = Some(Box::new(peer));
         self
     }
@@ -191,7 +191,7 @@ impl Stream {
         }
     }
 
-    pub(crate) fn peer(&self) -> io::Result<Peer> {
+    pub(crate) fn peer(&self) -> io::Result<Credentials> {
         match &self.peer {
             Some(peer) => Ok((**peer).clone()),
             None => peer::of(self.as_fd()),

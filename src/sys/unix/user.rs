@@ -4,8 +4,6 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-use crate::UserId;
-
 /// The effective user.
 pub(super) fn uid() -> u32 {
     // SAFETY: geteuid has no preconditions and cannot fail.
@@ -13,16 +11,26 @@ pub(super) fn uid() -> u32 {
 }
 
 /// The user that this process runs as.
-pub(crate) fn current_user() -> io::Result<UserId> {
+pub(crate) fn current_user() -> io::Result<String> {
     named(uid()).ok_or_else(|| {
         let why = "this process's user has no number in its user namespace";
         io::Error::new(io::ErrorKind::Unsupported, why)
     })
 }
 
+/// The text of a user's number as this module writes it, or which rule it breaks.
+pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
+    let rule = "a user is a number below 4294967295 here";
+    match id.parse::<u32>() {
+        // -1 stands for no user (chown(2), setreuid(2)).
+        Ok(uid) if uid != u32::MAX && !id.starts_with('+') => Ok(uid.to_string()),
+        _ => Err(rule),
+    }
+}
+
 /// The user that has this number; `None` when it stands for all that have none here.
-pub(super) fn named(uid: u32) -> Option<UserId> {
-    is_somebodys(uid).then(|| UserId::new(uid.to_string()))
+pub(super) fn named(uid: u32) -> Option<String> {
+    is_somebodys(uid).then(|| uid.to_string())
 }
 
 /// Whether what was found is certain to be this user's. By its number alone, so a file of a user

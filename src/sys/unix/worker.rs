@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use super::stream::Stream;
 use super::user::current_user;
 use crate::sync::lock;
-use crate::{Error, Peer, PipeName};
+use crate::sys::{Credentials, PlatformError};
 
 /// No descriptor.
 const NONE: RawFd = -1;
@@ -22,7 +22,7 @@ const NONE: RawFd = -1;
 #[derive(Debug)]
 pub(crate) struct ParentEnd {
     socket: Socket,
-    name: PipeName,
+    name: String,
 }
 
 /// The end that the child is to have. Dropped, it is closed in this process.
@@ -53,7 +53,7 @@ static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 #[derive(Debug)]
 pub(crate) struct Inherited {
     fd: RawFd,
-    name: PipeName,
+    name: String,
 }
 
 /// Makes the two ends. Neither outlives an `exec`, so that other children do not get them.
@@ -75,7 +75,7 @@ pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
 }
 
 impl ParentEnd {
-    pub(crate) fn name(&self) -> &PipeName {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -86,15 +86,15 @@ impl ParentEnd {
         self,
         child: &mut Child,
         _linger: Duration,
-    ) -> Result<Stream, Error> {
-        let peer = Peer {
+    ) -> Result<Stream, PlatformError> {
+        let peer = Credentials {
             process_id: child.id(),
             session_id: None,
             user: current_user().ok(),
         };
         Stream::new(self.socket, None)
             .map(|it| it.with_peer(peer))
-            .map_err(|e| Error::from_io("cannot connect to", &self.name, e))
+            .map_err(|e| PlatformError::io("cannot connect to", e))
     }
 }
 
@@ -190,12 +190,12 @@ impl Inherited {
         ))
     }
 
-    pub(crate) fn name(&self) -> &PipeName {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Takes the end, which children of this process do not get any more. Does not wait.
-    pub(crate) async fn open(self) -> Result<Stream, Error> {
+    pub(crate) async fn open(self) -> Result<Stream, PlatformError> {
         // SAFETY: the descriptor is the socket that the parent has put there for this process, as
         // its inode tells, and nobody but the caller, who does this once, takes it.
         let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(self.fd) });
@@ -203,13 +203,13 @@ impl Inherited {
             .set_cloexec(true)
             .and_then(|()| socket.set_nonblocking(true))
             .and_then(|()| Stream::new(socket, None))
-            .map_err(|e| Error::from_io("cannot connect to", &self.name, e))
+            .map_err(|e| PlatformError::io("cannot connect to", e))
     }
 }
 
 /// What the system's tools call the child's socket.
-fn name(inode: libc::ino_t) -> PipeName {
-    PipeName::as_it_is(format!("socket:[{inode}]"))
+fn name(inode: libc::ino_t) -> String {
+    format!("socket:[{inode}]")
 }
 
 /// The first three descriptors become the child's standard ones.

@@ -36,8 +36,7 @@ use super::name;
 use super::overlapped::{Cancelling, File, Op};
 use super::stream::Stream;
 use super::transport::{End, TransportOptions};
-use crate::sys::{Unavailable, Waited};
-use crate::{Error, PipeName};
+use crate::sys::{Address, PlatformError, Waited};
 
 /// The system is given so much more time than is left, so that the caller's clock is the one that
 /// ends a wait.
@@ -69,48 +68,48 @@ pub enum Impersonation {
     Identification = SECURITY_IDENTIFICATION,
 }
 
-/// Whether an error of connecting came from [`Pipe::set_message_mode`](super::pipe::Pipe::set_message_mode).
-pub(crate) fn is_mode_mismatch(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
-}
-
-/// What an error of [`Stream::connect`] says about the server.
-pub(crate) fn unavailable(error: &io::Error) -> Option<Unavailable> {
-    match error.raw_os_error()? as u32 {
-        ERROR_FILE_NOT_FOUND => Some(Unavailable::Missing),
-        ERROR_PIPE_BUSY => Some(Unavailable::Busy),
-        _ => None,
-    }
-}
-
 impl ConnectOptions {
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), PlatformError> {
         self.transport.check()
     }
 }
 
-impl Stream {
-    /// One attempt, which waits for nothing but another machine's answer.
-    pub(crate) async fn connect(name: &PipeName, options: &ConnectOptions) -> io::Result<Self> {
-        let handle = if name::is_local(name.as_path()) {
-            open(name, options.impersonation)?
-        } else {
-            let (name, level) = (name.clone(), options.impersonation);
-            let opening = spawn_blocking(move || open(&name, level));
-            opening.await.map_err(io::Error::other)??
-        };
-        End::new(handle, false, options.transport).map(Stream::client)
+/// Asks once for a connection, and waits for nothing but another machine's answer.
+pub(crate) async fn connect(
+    address: Address<'_>,
+    options: &ConnectOptions,
+) -> Result<Stream, PlatformError> {
+    let (path, level) = (address.path, options.impersonation);
+    let handle = if name::is_local(path) {
+        open(path, level)
+    } else {
+        let path = path.to_owned();
+        let opening = spawn_blocking(move || open(&path, level));
+        opening.await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    };
+    handle
+        .and_then(|it| End::new(it, false, options.transport))
+        .map(Stream::client)
+        .map_err(failed)
+}
+
+fn failed(error: io::Error) -> PlatformError {
+    match error.raw_os_error().map(|it| it as u32) {
+        Some(ERROR_FILE_NOT_FOUND) => PlatformError::Missing,
+        Some(ERROR_PIPE_BUSY) => PlatformError::Busy,
+        None if is_mode_mismatch(&error) => PlatformError::ModeMismatch,
+        _ => PlatformError::io("cannot connect to", error),
     }
 }
 
+/// Whether the error is the one of [`Pipe::set_message_mode`](super::pipe::Pipe::set_message_mode).
+fn is_mode_mismatch(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported && error.get_ref().is_some()
+}
+
 /// Opens a client's end, for bytes.
-fn open(name: &PipeName, level: Impersonation) -> io::Result<OwnedHandle> {
-    let path: Vec<u16> = name
-        .as_path()
-        .as_os_str()
-        .encode_wide()
-        .chain([0])
-        .collect();
+fn open(path: &Path, level: Impersonation) -> io::Result<OwnedHandle> {
+    let path: Vec<u16> = path.as_os_str().encode_wide().chain([0]).collect();
     // SAFETY: the path ends with NUL; no security attributes, no template.
     let handle = unsafe {
         CreateFileW(
@@ -135,11 +134,11 @@ fn open(name: &PipeName, level: Impersonation) -> io::Result<OwnedHandle> {
 ///
 /// Dropping the future ends the wait.
 pub(crate) async fn wait_until_free(
-    pipe: &PipeName,
+    address: Address<'_>,
     options: &ConnectOptions,
     left: Option<Duration>,
 ) -> Waited {
-    let path = pipe.as_path();
+    let path = address.path;
     // Another machine's pipes have another root.
     if !name::is_local(path) {
         return Waited::Unsupported;
@@ -163,7 +162,10 @@ pub(crate) async fn wait_until_free(
         // The server has gone, and connecting will say so. Or the pipe goes by another name here than
         // for those who connect: they had better pause.
         ERROR_FILE_NOT_FOUND => {}
-        _ => tracing::debug!(%pipe, error, "no wait for a free instance: asked again and again"),
+        _ => {
+            let pipe = path.display();
+            tracing::debug!(%pipe, error, "no wait for a free instance: asked again and again");
+        }
     }
     Waited::Unsupported
 }

@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::os::windows::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::PipeName;
+use crate::sys::Address;
 
 /// The longest path of a pipe, in UTF-16 units, says the documentation. `\\?\` does not change it.
 const MAX_PATH_UNITS: usize = 256;
@@ -133,7 +133,7 @@ pub(crate) fn resolve(logical: &str) -> PathBuf {
 }
 
 /// There is one place for all names.
-pub(crate) fn elsewhere(_: &PipeName) -> Option<PathBuf> {
+pub(crate) fn elsewhere(_: Address<'_>) -> Option<PathBuf> {
     None
 }
 

@@ -18,11 +18,11 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::user::{of_process, of_token, text, thread_token};
-use crate::{Peer, UserId};
+use crate::sys::Credentials;
 
 /// Who is at the other end. What the system does not tell is left out, except that it must tell the
 /// process, which it does as long as the pipe is connected.
-pub(super) fn of(pipe: BorrowedHandle<'_>, is_server: bool) -> io::Result<Peer> {
+pub(super) fn of(pipe: BorrowedHandle<'_>, is_server: bool) -> io::Result<Credentials> {
     let (process_id, session_id, user) = if is_server {
         let process_id = ask(pipe, GetNamedPipeClientProcessId)?;
         let session_id = ask(pipe, GetNamedPipeClientSessionId);
@@ -32,7 +32,7 @@ pub(super) fn of(pipe: BorrowedHandle<'_>, is_server: bool) -> io::Result<Peer> 
         let session_id = ask(pipe, GetNamedPipeServerSessionId);
         (process_id, session_id, of_owner(pipe))
     };
-    Ok(Peer {
+    Ok(Credentials {
         process_id: Some(process_id),
         session_id: session_id.ok(),
         user: user.ok(),
@@ -64,7 +64,7 @@ fn ask(
 /// (ERROR_CANNOT_IMPERSONATE before: Wine's dlls/kernel32/tests/pipe.c,
 /// `test_ImpersonateNamedPipeClient`), and not when the client stays anonymous; before that there is
 /// the client's process, if it still exists.
-fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<UserId> {
+fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<String> {
     let own = match thread_token(TOKEN_IMPERSONATE) {
         Ok(token) => Some(token),
         Err(e) if e.raw_os_error() == Some(ERROR_NO_TOKEN as i32) => None,
@@ -99,7 +99,7 @@ fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<UserId> {
 }
 
 /// The owner of the pipe that a client has opened: whoever made its first instance.
-fn of_owner(pipe: BorrowedHandle<'_>) -> io::Result<UserId> {
+fn of_owner(pipe: BorrowedHandle<'_>) -> io::Result<String> {
     let (mut owner, mut descriptor): (PSID, _) = (null_mut(), null_mut());
     // SAFETY: the handle is open; `owner` and `descriptor` are written on success, the one
     // pointing into the other.

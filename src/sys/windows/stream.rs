@@ -17,9 +17,8 @@ use super::peek;
 use super::peer;
 use super::pipe::Pipe;
 use super::transport::{End, closed, either};
-use crate::Peer;
 use crate::buffers::{BLOCK, Block};
-use crate::sys::Lingering;
+use crate::sys::{Credentials, Lingering};
 use crate::turn::poll_spend;
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
@@ -253,7 +252,7 @@ impl Stream {
     }
 
     /// Who is at the other end.
-    pub(crate) fn peer(&self) -> io::Result<Peer> {
+    pub(crate) fn peer(&self) -> io::Result<Credentials> {
         peer::of(self.as_handle(), self.is_server())
     }
 

@@ -10,7 +10,7 @@ use windows_sys::Win32::Foundation::ERROR_PIPE_NOT_CONNECTED;
 use windows_sys::Win32::System::Pipes::DisconnectNamedPipe;
 
 use super::pipe::Pipe;
-use crate::Error;
+use crate::sys::PlatformError;
 
 /// What both kinds of builders choose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,12 +33,12 @@ enum Transport {
 
 impl TransportOptions {
     /// In a pipe of bytes there are no empty messages.
-    pub(super) fn check(self) -> Result<(), Error> {
+    pub(super) fn check(self) -> Result<(), PlatformError> {
         if self.end_on_empty_message && !self.keeps_messages() {
-            return Err(Error::InvalidOption {
-                option: "end_on_empty_message",
-                rule: "only together with message_mode".into(),
-            });
+            return Err(PlatformError::invalid_option(
+                "end_on_empty_message",
+                "only together with message_mode",
+            ));
         }
         Ok(())
     }

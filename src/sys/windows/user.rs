@@ -1,11 +1,13 @@
 //! Users, as the system identifies them.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::windows::ffi::OsStrExt;
 use std::os::windows::io::{AsHandle, AsRawHandle, BorrowedHandle, FromRawHandle, OwnedHandle};
 use std::ptr::null_mut;
 
 use windows_sys::Win32::Foundation::{HANDLE, LocalFree};
-use windows_sys::Win32::Security::Authorization::ConvertSidToStringSidW;
+use windows_sys::Win32::Security::Authorization::{ConvertSidToStringSidW, ConvertStringSidToSidW};
 use windows_sys::Win32::Security::{
     GetTokenInformation, PSID, TOKEN_ACCESS_MASK, TOKEN_QUERY, TOKEN_USER, TokenUser,
 };
@@ -13,15 +15,34 @@ use windows_sys::Win32::System::Threading::{
     GetCurrentProcess, GetCurrentThread, OpenProcessToken, OpenThreadToken,
 };
 
-use crate::UserId;
-
 /// The user that this process runs as.
-pub(crate) fn current_user() -> io::Result<UserId> {
+pub(crate) fn current_user() -> io::Result<String> {
     // SAFETY: the pseudo-handle of the process is always valid.
     of_process(unsafe { GetCurrentProcess() })
 }
 
-pub(super) fn of_process(process: HANDLE) -> io::Result<UserId> {
+/// The text of a security identifier as the system writes it, or which rule it breaks.
+pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
+    let rule = "a user is a security identifier such as S-1-5-18 here";
+    // The system takes abbreviations as well (`BA`), and numbers with more behind a NUL.
+    let is_identifier = id.get(..2).is_some_and(|it| it.eq_ignore_ascii_case("s-"));
+    if !is_identifier || id.contains('\0') {
+        return Err(rule);
+    }
+    let wide: Vec<u16> = OsStr::new(id).encode_wide().chain([0]).collect();
+    let mut sid = null_mut();
+    // SAFETY: the text ends with NUL. On success `sid` is an identifier, allocated for us to free.
+    unsafe {
+        if ConvertStringSidToSidW(wide.as_ptr(), &mut sid) == 0 {
+            return Err(rule);
+        }
+        let user = text(sid);
+        LocalFree(sid);
+        user.map_err(|_| rule)
+    }
+}
+
+pub(super) fn of_process(process: HANDLE) -> io::Result<String> {
     let mut token = null_mut();
     // SAFETY: the handle is open; `token` is written on success.
     if unsafe { OpenProcessToken(process, TOKEN_QUERY, &mut token) } == 0 {
@@ -43,7 +64,7 @@ pub(super) fn thread_token(access: TOKEN_ACCESS_MASK) -> io::Result<OwnedHandle>
     Ok(unsafe { OwnedHandle::from_raw_handle(token) })
 }
 
-pub(super) fn of_token(token: BorrowedHandle<'_>) -> io::Result<UserId> {
+pub(super) fn of_token(token: BorrowedHandle<'_>) -> io::Result<String> {
     // A TOKEN_USER and the identifier behind it (at most 68 bytes); u64 for the alignment.
     let mut user = [0u64; 16];
     let mut written = 0;
@@ -64,7 +85,7 @@ pub(super) fn of_token(token: BorrowedHandle<'_>) -> io::Result<UserId> {
 /// # Safety
 ///
 /// `sid` points at one.
-pub(super) unsafe fn text(sid: PSID) -> io::Result<UserId> {
+pub(super) unsafe fn text(sid: PSID) -> io::Result<String> {
     let mut text = null_mut();
     // SAFETY: on success `text` points at a string that ends with NUL, allocated for us to free.
     unsafe {
@@ -74,6 +95,6 @@ pub(super) unsafe fn text(sid: PSID) -> io::Result<UserId> {
         let len = (0..).take_while(|&i| *text.add(i) != 0).count();
         let user = String::from_utf16_lossy(std::slice::from_raw_parts(text, len));
         LocalFree(text.cast());
-        Ok(UserId::new(user))
+        Ok(user)
     }
 }

@@ -1,8 +1,10 @@
 //! A channel to a child process: a pipe of one instance, under a name that nobody can guess, which
 //! only the child may take.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::windows::io::{AsHandle, AsRawHandle};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -14,12 +16,13 @@ use windows_sys::Win32::Security::Cryptography::ProcessPrng;
 use windows_sys::Win32::System::Pipes::DisconnectNamedPipe;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, PROCESS_BASIC_INFORMATION};
 
-use super::connect::{ConnectOptions, unavailable, wait_until_free};
-use super::listener::{Factory, ListenOptions, PendingInstance};
+use super::connect::{ConnectOptions, connect, wait_until_free};
+use super::listener::{Factory, ListenOptions, PendingInstance, SecurityDescriptor};
+use super::name::full_path;
 use super::peer::client_process;
 use super::stream::Stream;
-use crate::sys::{Lingering, Unavailable, Waited};
-use crate::{Access, Error, PipeName};
+use crate::access::Access;
+use crate::sys::{Address, Lingering, PlatformError, Waited};
 
 /// Where the system has no wait for a busy pipe, the pause before it is tried again.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -28,13 +31,13 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct ParentEnd {
     pending: PendingInstance,
     factory: Factory,
-    name: PipeName,
+    name: String,
 }
 
 /// Where the child's end is to be had.
 #[derive(Debug)]
 pub(crate) struct ChildEnd {
-    name: PipeName,
+    name: String,
 }
 
 /// Where this process's end is to be had.
@@ -42,15 +45,16 @@ pub(crate) struct ChildEnd {
 pub(crate) struct Inherited {
     /// The process that made the channel.
     parent: u32,
-    name: PipeName,
+    name: String,
 }
 
 /// Makes the pipe, to which the child can connect from this moment on.
 pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
     let (parent, random) = (std::process::id(), random());
-    let name = PipeName::as_it_is(format!(r"\\.\pipe\asyncipc-{parent}-{random:032x}"));
+    let name = format!(r"\\.\pipe\asyncipc-{parent}-{random:032x}");
     let options = ListenOptions::default();
-    let factory = Factory::new(name.as_path(), Access::Owner, &options)?.single();
+    let security = SecurityDescriptor::of(Access::Owner)?;
+    let factory = Factory::new(Path::new(&name), &options, security).single();
     let parent = ParentEnd {
         pending: PendingInstance::new(factory.create(true)?)?,
         factory,
@@ -60,7 +64,7 @@ pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
 }
 
 impl ParentEnd {
-    pub(crate) fn name(&self) -> &PipeName {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -69,7 +73,7 @@ impl ParentEnd {
         self,
         child: &mut Child,
         linger: Duration,
-    ) -> Result<Stream, Error> {
+    ) -> Result<Stream, PlatformError> {
         // Waiting for the child would close it.
         let stdin = child.stdin.take();
         let connected = self.wait_for(child, linger).await;
@@ -77,8 +81,12 @@ impl ParentEnd {
         connected
     }
 
-    async fn wait_for(mut self, child: &mut Child, linger: Duration) -> Result<Stream, Error> {
-        let failed = |e| Error::from_io("cannot wait for the worker on", &self.name, e);
+    async fn wait_for(
+        mut self,
+        child: &mut Child,
+        linger: Duration,
+    ) -> Result<Stream, PlatformError> {
+        let failed = |e| PlatformError::io("cannot wait for the worker on", e);
         let process_id = child.id();
         loop {
             let (instance, connected, ended) = tokio::select! {
@@ -105,10 +113,7 @@ impl ParentEnd {
                 return Ok(Stream::server(instance, None, lingering));
             }
             if let Some(status) = ended {
-                return Err(Error::WorkerEnded {
-                    pipe: self.name.clone(),
-                    status,
-                });
+                return Err(PlatformError::WorkerEnded(status));
             }
             tracing::warn!(pipe = %self.name, client, "not the worker: put out");
             // SAFETY: the handle is open.
@@ -141,8 +146,8 @@ impl Inherited {
     /// Looks whether the end can be had, or says why not.
     pub(crate) fn find(address: &str) -> Result<Self, String> {
         let parse = |(parent, path): (&str, &str)| {
-            let name = PipeName::new(path).ok()?;
-            Some((parent.parse().ok()?, name))
+            full_path(OsStr::new(path))?.ok()?;
+            Some((parent.parse().ok()?, path.to_owned()))
         };
         let Some((parent, name)) = address.split_once(':').and_then(parse) else {
             return Err(format!("{address:?} is no process with its pipe"));
@@ -158,41 +163,33 @@ impl Inherited {
         }
     }
 
-    pub(crate) fn name(&self) -> &PipeName {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Connects to the parent. Waits while somebody else is in the way, who will be put out.
-    pub(crate) async fn open(self) -> Result<Stream, Error> {
+    pub(crate) async fn open(self) -> Result<Stream, PlatformError> {
         let options = ConnectOptions::default();
+        let address = Address {
+            path: Path::new(&self.name),
+            is_logical: false,
+        };
         let stream = loop {
-            let error = match Stream::connect(&self.name, &options).await {
+            match connect(address, &options).await {
                 Ok(stream) => break stream,
-                Err(error) => error,
-            };
-            match unavailable(&error) {
-                Some(Unavailable::Busy) => {
-                    match wait_until_free(&self.name, &options, None).await {
-                        Waited::Ended => yield_now().await,
-                        _ => tokio::time::sleep(PAUSE).await,
-                    }
-                }
-                Some(Unavailable::Missing) => {
-                    return Err(Error::NotFound {
-                        pipe: self.name,
-                        elsewhere: None,
-                    });
-                }
-                None => return Err(Error::from_io("cannot connect to", &self.name, error)),
+                Err(PlatformError::Busy) => match wait_until_free(address, &options, None).await {
+                    Waited::Ended => yield_now().await,
+                    _ => tokio::time::sleep(PAUSE).await,
+                },
+                Err(error) => return Err(error),
             }
         };
         let server = stream
             .peer()
-            .map_err(|e| Error::from_io("cannot tell the server of", &self.name, e))?
+            .map_err(|e| PlatformError::io("cannot tell the server of", e))?
             .process_id;
         if server != Some(self.parent) {
-            return Err(Error::AccessDenied {
-                pipe: self.name,
+            return Err(PlatformError::AccessDenied {
                 action: "cannot connect to",
                 reason: format!(
                     "its server is process {}, not the parent {}",

@@ -15,12 +15,12 @@ use socket2::SockAddr;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::PollSemaphore;
 
-use self::socket_file::{SocketFile, in_use, remove_stale};
+use self::socket_file::{SocketFile, remove_stale};
 use super::socket::{self, Listening};
 use super::stream::Stream;
 use super::{folder, mode};
-use crate::sys::{Limits, Lingering};
-use crate::{Access, Error, PipeName};
+use crate::access::Access;
+use crate::sys::{Address, Limits, Lingering, PlatformError};
 
 pub(crate) use self::options::ListenOptions;
 pub(crate) use self::transient::is_transient;
@@ -43,28 +43,23 @@ pub(crate) struct Listener {
 impl Listener {
     /// `_lingering` is for platforms on which a dropped stream still has something to do.
     pub(crate) fn bind(
-        name: &PipeName,
+        address: Address<'_>,
         limits: &Limits,
         options: &ListenOptions,
         _lingering: Lingering,
-    ) -> Result<Self, Error> {
-        let path = name.as_path();
-        let failed = |e| Error::from_io("cannot listen on", name, e);
+    ) -> Result<Self, PlatformError> {
+        let path = address.path;
+        let failed = |e| PlatformError::io("cannot listen on", e);
+        let in_use = |reason| PlatformError::AddressInUse { reason };
         let parent = path.parent().unwrap_or(Path::new("/"));
-        if name.logical {
+        if address.is_logical {
             if limits.access != Access::Owner {
                 let rule = "other users cannot enter the folder of logical names: take a full path";
-                return Err(Error::InvalidOption {
-                    option: "access",
-                    rule: rule.into(),
-                });
+                return Err(PlatformError::invalid_option("access", rule));
             }
             if options.mode.is_some_and(|mode| mode & 0o077 != 0) {
                 let rule = "others cannot enter the folder of logical names: take a full path";
-                return Err(Error::InvalidOption {
-                    option: "mode",
-                    rule: rule.into(),
-                });
+                return Err(PlatformError::invalid_option("mode", rule));
             }
             folder::prepare(parent).map_err(failed)?;
         }
@@ -76,26 +71,29 @@ impl Listener {
         if let Err(source) = fs::metadata(parent)
             && source.kind() == io::ErrorKind::NotFound
         {
-            let action = format!("cannot listen on {name}: its folder does not exist");
-            return Err(Error::Io { action, source });
+            return Err(PlatformError::Io {
+                action: "cannot listen on",
+                detail: ": its folder does not exist",
+                source,
+            });
         }
         let lock = match lock::take(path) {
             // It is about to listen, or finds that somebody does.
-            Ok(None) => return Err(in_use(name, "another server is just being bound there")),
+            Ok(None) => return Err(in_use("another server is just being bound there")),
             taken => taken,
         };
-        remove_stale(name, lock.as_ref().err())?;
+        remove_stale(path, lock.as_ref().err())?;
 
         let socket = socket::new().map_err(failed)?;
-        let address = SockAddr::unix(path).map_err(failed)?;
+        let socket_address = SockAddr::unix(path).map_err(failed)?;
         mode::at_birth(&socket, mode);
-        socket.bind(&address).map_err(|e| match e.kind() {
+        socket.bind(&socket_address).map_err(|e| match e.kind() {
             // It takes no lock, or has none: this one was not alone with the path.
-            io::ErrorKind::AddrInUse => in_use(name, "another server was faster"),
+            io::ErrorKind::AddrInUse => in_use("another server was faster"),
             _ => failed(e),
         })?;
         let found = fs::symlink_metadata(path).map_err(failed)?;
-        let file = SocketFile::new(name, &found);
+        let file = SocketFile::new(path, &found);
         // Before `listen`, connecting is refused: nobody gets in under another mode.
         mode::set(path, &found, mode).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);

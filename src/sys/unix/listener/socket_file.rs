@@ -3,18 +3,18 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use crate::sys::Unavailable;
+use crate::sys::PlatformError;
 use crate::sys::platform::process::Process;
 use crate::sys::platform::{connect, mode};
-use crate::{Error, PipeName};
 
 /// The file of a socket that we have bound, removed at the end if it is still that one.
 ///
 /// Nobody else's file gets its inode while the socket is there, which keeps it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
-    name: PipeName,
+    path: PathBuf,
     /// The process that has bound it. In one that was forked from it, a copy of this says nothing.
     owner: Process,
     identity: (u64, u64),
@@ -22,9 +22,9 @@ pub(super) struct SocketFile {
 
 impl SocketFile {
     /// The one that was `found` after binding.
-    pub(super) fn new(name: &PipeName, found: &Metadata) -> Self {
+    pub(super) fn new(path: &Path, found: &Metadata) -> Self {
         SocketFile {
-            name: name.clone(),
+            path: path.to_owned(),
             owner: Process::this(),
             identity: mode::identity(found),
         }
@@ -36,19 +36,12 @@ impl Drop for SocketFile {
         if self.owner != Process::this() {
             return;
         }
-        let path = self.name.as_path();
+        let path = self.path.as_path();
         if fs::symlink_metadata(path).is_ok_and(|it| mode::identity(&it) == self.identity)
             && let Err(error) = fs::remove_file(path)
         {
-            tracing::warn!(pipe = %self.name, %error, "cannot remove the socket file");
+            tracing::warn!(pipe = %path.display(), %error, "cannot remove the socket file");
         }
-    }
-}
-
-pub(super) fn in_use(name: &PipeName, reason: &'static str) -> Error {
-    Error::AddressInUse {
-        pipe: name.clone(),
-        reason,
     }
 }
 
@@ -56,12 +49,11 @@ pub(super) fn in_use(name: &PipeName, reason: &'static str) -> Error {
 ///
 /// Not without the lock: of two servers that find it dead, the second would remove the file of the
 /// first, which would then be alive and found by nobody.
-pub(super) fn remove_stale(name: &PipeName, no_lock: Option<&io::Error>) -> Result<(), Error> {
-    let path = name.as_path();
-    let in_use = |reason| in_use(name, reason);
+pub(super) fn remove_stale(path: &Path, no_lock: Option<&io::Error>) -> Result<(), PlatformError> {
+    let in_use = |reason| PlatformError::AddressInUse { reason };
     let look = || match fs::symlink_metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(Error::from_io("cannot look at", name, e)),
+        Err(e) => Err(PlatformError::io("cannot look at", e)),
         Ok(it) if !it.file_type().is_socket() => {
             Err(in_use("something that is not a socket is in its place"))
         }
@@ -72,23 +64,21 @@ pub(super) fn remove_stale(name: &PipeName, no_lock: Option<&io::Error>) -> Resu
         return Ok(());
     };
     match connect::open(path) {
-        Err(e) if connect::unavailable(&e) == Some(Unavailable::Missing) => {}
+        Err(e) if connect::is_missing(&e) => {}
         // It answers, or it cannot be asked: it stays.
         Ok(_) => return Err(in_use("another server listens there")),
-        Err(e) if connect::unavailable(&e) == Some(Unavailable::Busy) => {
+        Err(e) if connect::is_busy(&e) => {
             return Err(in_use("another server listens there, and is busy"));
         }
         Err(e) if e.raw_os_error() == Some(libc::EPROTOTYPE) => {
             return Err(in_use("a socket of another type is in its place"));
         }
-        Err(e) => return Err(Error::from_io("cannot ask who listens on", name, e)),
+        Err(e) => return Err(PlatformError::io("cannot ask who listens on", e)),
     }
     if let Some(error) = no_lock {
-        return Err(Error::Io {
-            action: format!(
-                "cannot replace the socket of a dead server at {name} without a lock; remove it if \
-                 no server is being started there"
-            ),
+        return Err(PlatformError::Io {
+            action: "cannot replace the socket of a dead server at",
+            detail: " without a lock; remove it if no server is being started there",
             source: io::Error::new(error.kind(), error.to_string()),
         });
     }
@@ -104,7 +94,7 @@ pub(super) fn remove_stale(name: &PipeName, no_lock: Option<&io::Error>) -> Resu
     }
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(Error::from_io("cannot remove the stale socket", name, e))
+            Err(PlatformError::io("cannot remove the stale socket", e))
         }
         _ => Ok(()),
     }

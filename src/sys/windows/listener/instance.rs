@@ -19,7 +19,6 @@ use windows_sys::Win32::System::Pipes::{
 use super::options::ListenOptions;
 use super::security::SecurityDescriptor;
 use crate::sys::platform::transport::End;
-use crate::{Access, Error};
 
 /// Makes instances that are alike.
 #[derive(Debug)]
@@ -34,21 +33,15 @@ pub(in crate::sys) struct Factory {
 impl Factory {
     pub(in crate::sys) fn new(
         path: &Path,
-        access: Access,
         options: &ListenOptions,
-    ) -> Result<Self, Error> {
-        options.transport.check()?;
-        let security = match &options.security_descriptor {
-            Some(sddl) => SecurityDescriptor::new(sddl)?,
-            None => SecurityDescriptor::of(access)?,
-        };
-        let path = path.as_os_str().encode_wide().chain([0]).collect();
-        Ok(Factory {
-            path,
+        security: SecurityDescriptor,
+    ) -> Self {
+        Factory {
+            path: path.as_os_str().encode_wide().chain([0]).collect(),
             options: options.clone(),
             security,
             limit: PIPE_UNLIMITED_INSTANCES,
-        })
+        }
     }
 
     /// Makes one instance, and nobody can make another.

@@ -23,14 +23,13 @@ use windows_sys::Win32::Foundation::{ERROR_ACCESS_DENIED, ERROR_PIPE_BUSY};
 use self::pool::Pool;
 use super::stream::Stream;
 use super::{connect, name};
-use crate::sys::{Limits, Lingering};
-use crate::{Error, InvalidName, PipeName};
+use crate::sys::{Address, Limits, Lingering, PlatformError};
 
 pub(super) use self::instance::Factory;
 pub(crate) use self::options::{DEFAULT_WAIT, LONGEST_WAIT, ListenOptions};
 pub(super) use self::pending_instance::{PendingInstance, new_event};
 pub(super) use self::pool::Slot;
-pub(super) use self::security::CLIENT_RIGHTS;
+pub(super) use self::security::{CLIENT_RIGHTS, SecurityDescriptor};
 pub(crate) use self::transient::is_transient;
 
 pub(crate) struct Listener {
@@ -43,19 +42,24 @@ pub(crate) struct Listener {
 
 impl Listener {
     pub(crate) fn bind(
-        name: &PipeName,
+        address: Address<'_>,
         limits: &Limits,
         options: &ListenOptions,
         lingering: Lingering,
-    ) -> Result<Self, Error> {
-        if !name::is_local(name.as_path()) {
+    ) -> Result<Self, PlatformError> {
+        let path = address.path;
+        if !name::is_local(path) {
             let rule = r"a server listens on its own machine: \\.\pipe\NAME";
-            return Err(InvalidName::new(name.as_path().as_os_str(), rule).into());
+            return Err(PlatformError::InvalidName { rule });
         }
-        let failed = |e: io::Error| Error::from_io("cannot listen on", name, e);
-        let factory = Factory::new(name.as_path(), limits.access, options)?;
-        let in_use = || Error::AddressInUse {
-            pipe: name.clone(),
+        options.transport.check()?;
+        let failed = |e| PlatformError::io("cannot listen on", e);
+        let security = match &options.security_descriptor {
+            Some(sddl) => SecurityDescriptor::new(sddl)?,
+            None => SecurityDescriptor::of(limits.access).map_err(failed)?,
+        };
+        let factory = Factory::new(path, options, security);
+        let in_use = || PlatformError::AddressInUse {
             reason: "another server listens there",
         };
         let first =
@@ -67,7 +71,7 @@ impl Listener {
                     // Clients that still hold their ends of a server that has gone cannot be the reason
                     // (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system says the
                     // same of names that this user may not use.
-                    Some(ERROR_ACCESS_DENIED) if connect::exists(name.as_path()) => in_use(),
+                    Some(ERROR_ACCESS_DENIED) if connect::exists(path) => in_use(),
                     _ => failed(e),
                 })?;
         let mut listener = Listener {

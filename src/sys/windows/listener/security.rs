@@ -13,8 +13,9 @@ use windows_sys::Win32::Storage::FileSystem::{
     FILE_GENERIC_READ, FILE_WRITE_ATTRIBUTES, FILE_WRITE_DATA, FILE_WRITE_EA,
 };
 
+use crate::access::Access;
+use crate::sys::PlatformError;
 use crate::sys::platform::user;
-use crate::{Access, Error};
 
 /// What a client needs for talking: reading, writing, setting the read mode. Not
 /// FILE_GENERIC_WRITE, which contains FILE_APPEND_DATA, which for pipes is the right to create
@@ -25,21 +26,9 @@ use crate::{Access, Error};
 pub(in crate::sys) const CLIENT_RIGHTS: u32 =
     FILE_GENERIC_READ | FILE_WRITE_DATA | FILE_WRITE_ATTRIBUTES | FILE_WRITE_EA;
 
-/// The system's own default lets everybody read. This makes the user the owner, gives the user
-/// and the system account everything (FA), lets others talk, and inherits nothing (P).
-fn sddl(access: Access) -> io::Result<String> {
-    let user = user::current_user()?;
-    let others = match access {
-        Access::Owner => String::new(),
-        Access::Group => format!("(A;;{CLIENT_RIGHTS:#x};;;AU)"),
-        Access::Everyone => format!("(A;;{CLIENT_RIGHTS:#x};;;WD)"),
-    };
-    Ok(format!("O:{user}D:P(A;;FA;;;{user})(A;;FA;;;SY){others}"))
-}
-
 /// A security descriptor in the system's binary form.
 #[derive(Debug)]
-pub(super) struct SecurityDescriptor(*mut c_void);
+pub(in crate::sys) struct SecurityDescriptor(*mut c_void);
 
 // SAFETY: the descriptor is never written to after it was made, and LocalFree may be called on
 // any thread.
@@ -48,26 +37,36 @@ unsafe impl Send for SecurityDescriptor {}
 unsafe impl Sync for SecurityDescriptor {}
 
 impl SecurityDescriptor {
-    pub(super) fn of(access: Access) -> Result<Self, Error> {
-        Self::new(&sddl(access)?)
+    /// The system's own default lets everybody read. This makes the user the owner, gives the user
+    /// and the system account everything (FA), lets others talk, and inherits nothing (P).
+    pub(in crate::sys) fn of(access: Access) -> io::Result<Self> {
+        let user = user::current_user()?;
+        let others = match access {
+            Access::Owner => String::new(),
+            Access::Group => format!("(A;;{CLIENT_RIGHTS:#x};;;AU)"),
+            Access::Everyone => format!("(A;;{CLIENT_RIGHTS:#x};;;WD)"),
+        };
+        parse(&format!("O:{user}D:P(A;;FA;;;{user})(A;;FA;;;SY){others}"))
     }
 
     /// One that names no owner gets the user: the pipe of an elevated process would otherwise
     /// belong to the Administrators, and its clients could not tell whose it is.
-    pub(super) fn new(sddl: &str) -> Result<Self, Error> {
-        let parsed = parse(sddl).map_err(|error| Error::InvalidOption {
-            option: "security_descriptor",
-            rule: match refused_part(sddl) {
+    pub(super) fn new(sddl: &str) -> Result<Self, PlatformError> {
+        let parsed = parse(sddl).map_err(|error| {
+            let rule = match refused_part(sddl) {
                 Some((at, part)) => {
                     format!("the system refuses {part:?} at byte {at} of {sddl:?}: {error}")
                 }
                 None => format!("the system refuses {sddl:?}: {error}"),
-            },
+            };
+            PlatformError::invalid_option("security_descriptor", rule)
         })?;
         if parsed.has_owner() {
             return Ok(parsed);
         }
-        Ok(parse(&format!("O:{}{sddl}", user::current_user()?))?)
+        user::current_user()
+            .and_then(|user| parse(&format!("O:{user}{sddl}")))
+            .map_err(|e| PlatformError::io("cannot listen on", e))
     }
 
     /// For as long as `self` exists.

@@ -1,0 +1,154 @@
+//! What every platform offers to the layers above, item by item. This module is compiled and never run:
+//! where a platform drifts from it, it does not compile.
+//!
+//! `unix.rs` and `windows.rs` use more, each of its own platform.
+
+use std::ffi::OsStr;
+use std::fmt::Debug;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
+
+use super::platform::{
+    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, check_user, connect,
+    current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
+};
+use super::{Address, Credentials, Limits, Lingering, PlatformError, Received, Waited};
+
+// Names.
+
+/// The path, when the name is a full one; which rule it breaks, when it can be no name here.
+const _: fn(&OsStr) -> Option<Result<PathBuf, &'static str>> = full_path;
+/// Where a logical name leads.
+const _: fn(&str) -> PathBuf = resolve;
+/// Which rule a path breaks that is too long.
+const _: fn(&Path) -> Result<(), String> = check_length;
+/// Where a server of the same logical name listens that sees another environment.
+const _: fn(Address<'_>) -> Option<PathBuf> = elsewhere;
+
+// Users, as text.
+
+const _: fn() -> io::Result<String> = current_user;
+/// A user's text as the system would write it, or which rule it breaks.
+const _: fn(&str) -> Result<String, &'static str> = check_user;
+
+// Listening. The listener is always called in the runtime in which it was bound.
+
+const _: fn(Address<'_>, &Limits, &ListenOptions, Lingering) -> Result<Listener, PlatformError> =
+    Listener::bind;
+const _: fn(&mut Listener, &mut Context<'_>) -> Poll<io::Result<Stream>> = Listener::poll_accept;
+/// Whether accepting is worth another try after this error.
+const _: fn(&io::Error) -> bool = is_transient;
+/// Lets nobody connect any more, and gives those who have and were not accepted yet.
+#[cfg(feature = "endpoint")]
+const _: fn(Listener) -> Vec<Stream> = Listener::close;
+
+// Connecting.
+
+const _: fn(&ConnectOptions) -> Result<(), PlatformError> = ConnectOptions::check;
+
+#[allow(dead_code, reason = "compiled, never run")]
+async fn connecting(address: Address<'_>, options: &ConnectOptions, left: Option<Duration>) {
+    // Asks once.
+    let _: Result<Stream, PlatformError> = send(connect(address, options)).await;
+    // Waits until a busy server may be free, or no longer than what is left.
+    let _: Waited = send(wait_until_free(address, options, left)).await;
+}
+
+// A connected stream. Reading and writing take `&self`: two tasks share it.
+
+/// In which it was made: its tasks and timers are that one's, whoever polls.
+const _: fn(&Stream) -> &Handle = Stream::runtime;
+const _: fn(&Stream) -> io::Result<Credentials> = Stream::peer;
+const _: fn(&Stream, &mut Context<'_>) -> Poll<io::Result<()>> = Stream::poll_read_ready;
+/// Reads what is there. `Ok(0)` is the end, or a buffer without room.
+const _: fn(&Stream, &mut BytesMut) -> io::Result<usize> = Stream::try_read;
+/// The same, without knowing whether there is anything.
+const _: fn(&Stream, &mut BytesMut) -> io::Result<usize> = Stream::read_now;
+const _: fn(&Stream, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> = Stream::poll_write;
+const _: fn(&Stream, &mut Context<'_>, &[IoSlice<'_>]) -> Poll<io::Result<usize>> =
+    Stream::poll_write_vectored;
+const _: fn(&Stream) -> bool = Stream::is_write_vectored;
+/// Waits until the system has taken what was written, where it tells.
+const _: fn(&Stream, &mut Context<'_>) -> Poll<io::Result<()>> = Stream::poll_flush;
+/// Whether `shutdown` tells the peer.
+const _: fn(&Stream) -> bool = Stream::can_shutdown;
+/// Tells the peer that nothing more will come.
+const _: fn(&Stream) -> io::Result<()> = Stream::shutdown;
+/// Notes that nothing more is taken out of the pipe, unless it has to be.
+const _: fn(&Stream) = Stream::refuse;
+const _: fn(&Stream) -> bool = Stream::has_refused;
+/// Whether the system was asked what the peer has read.
+const _: fn(&Stream) -> bool = Stream::was_asked;
+/// Where the system keeps messages apart.
+const _: fn(&Stream) -> Option<&Messages> = Stream::messages;
+/// Where the system keeps a buffer until it is written.
+const _: fn(&Stream) -> Option<&Messages> = Stream::writer;
+
+#[allow(dead_code, reason = "compiled, never run")]
+async fn closing(stream: &Stream) {
+    // Waits until the peer has read everything that was written; an error when it never will.
+    let _: io::Result<()> = send(stream.drained()).await;
+    // Throws away what has come and nobody has read.
+    send(stream.take_rest()).await;
+}
+
+// Messages that the system keeps apart.
+
+/// Waits for a message of this size at most.
+const _: fn(&Messages, &mut Context<'_>, usize) -> Poll<io::Result<Received>> = Messages::poll_recv;
+/// Begins to write. Only after `poll_flush` was ready.
+const _: fn(&Messages, Bytes) = Messages::start_send;
+const _: fn(&Messages, &mut Context<'_>) -> Poll<io::Result<()>> = Messages::poll_flush;
+/// Whether no write is in flight.
+const _: fn(&Messages) -> bool = Messages::is_idle;
+/// From now on, what was written is kept for `take_spent`.
+const _: fn(&Messages) = Messages::keep_spent;
+const _: fn(&Messages) -> Vec<Bytes> = Messages::take_spent;
+
+/// A channel to a child process.
+#[cfg(feature = "worker")]
+mod worker {
+    use tokio::process::{Child, Command};
+
+    use super::super::platform::{ChildEnd, Inherited, ParentEnd, channel};
+    use super::*;
+
+    const _: fn() -> io::Result<(ParentEnd, ChildEnd)> = channel;
+    const _: fn(&ParentEnd) -> &str = ParentEnd::name;
+    /// Where the child finds its end: what `Inherited::find` takes.
+    const _: fn(&ChildEnd) -> String = ChildEnd::address;
+    /// Lets the command's children have the end. The number is for the next end of the same command.
+    const _: fn(&mut ChildEnd, &mut Command, Option<u64>) -> Option<u64> = ChildEnd::give_to;
+    /// Whether the child that was started has got it.
+    const _: fn(&ChildEnd) -> io::Result<()> = ChildEnd::was_given;
+    /// Looks whether the end can be had, or says why not.
+    const _: fn(&str) -> Result<Inherited, String> = Inherited::find;
+    const _: fn(&Inherited) -> &str = Inherited::name;
+
+    #[allow(dead_code, reason = "compiled, never run")]
+    async fn ends(parent: ParentEnd, child: &mut Child, linger: Duration, inherited: Inherited) {
+        // Waits until the child has connected, or has ended without.
+        let _: Result<Stream, PlatformError> = send(parent.connected(child, linger)).await;
+        let _: Result<Stream, PlatformError> = send(inherited.open()).await;
+    }
+}
+
+// Whatever task has them.
+const _: fn() = || {
+    fn can_be_shared<T: Debug + Send + Sync + 'static>() {}
+    fn is_a_builders<T: Clone + Debug + Default + Send + Sync + 'static>() {}
+    can_be_shared::<Listener>();
+    can_be_shared::<Stream>();
+    is_a_builders::<ListenOptions>();
+    is_a_builders::<ConnectOptions>();
+};
+
+fn send<F: Future + Send>(future: F) -> F {
+    future
+}
