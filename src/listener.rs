@@ -50,9 +50,9 @@ pub struct PipeListener {
     inner: Option<sys::Listener>,
     name: PipeName,
     linger: Duration,
-    /// In which it was bound, and to which each stream belongs, whoever accepts it.
+    /// The runtime in which the listener was bound. Each stream belongs to it, whoever accepts it.
     runtime: Handle,
-    /// Until when errors keep us from trying again.
+    /// After an error: when to try again.
     pause: Option<Deadline>,
     next_pause: Duration,
     lingering: TaskTracker,
@@ -194,7 +194,7 @@ impl PipeListener {
     }
 }
 
-/// tokio panics where it has no runtime; an error is kinder.
+/// The current runtime, or an error where tokio itself would panic.
 pub(crate) fn need_runtime(action: &str, name: &PipeName) -> Result<Handle, Error> {
     Handle::try_current().map_err(|e| Error::Io {
         action: format!("{action} {name}"),

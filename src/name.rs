@@ -27,9 +27,8 @@ use crate::sys::{self, Address};
 /// # Logical names
 ///
 /// They follow one set of rules everywhere, so that what works on one platform works on the others:
-/// valid Unicode, not empty, no `/`, `\` or control character, no dot or space at the end. A
-/// backslash would be a part of the name on Windows and a folder's end nowhere: names such as
-/// `App\query` are full paths, `\\.\pipe\App\query`.
+/// valid Unicode, not empty, no `/`, `\` or control character, no dot or space at the end. For a pipe
+/// whose name has a backslash, such as `App\query`, give the full path, `\\.\pipe\App\query`.
 ///
 /// # Full paths
 ///
@@ -41,9 +40,9 @@ use crate::sys::{self, Address};
 /// AppContainer can listen, `\\.\pipe\ProtectedPrefix\Administrators\…` can be listened on by
 /// administrators only. There are no folders, though: while a pipe `a` exists, nobody can
 /// listen on `a\b`, or connect there, and the system calls the name invalid
-/// ([`Error::Io`](crate::Error::Io)). Refused is what Windows would change without a word: `/`, a part
+/// ([`Error::Io`](crate::Error::Io)). This crate refuses what Windows would change silently: `/`, a part
 /// that ends with a dot (also `.` and `..`), a space at the end. `\\?\pipe\NAME` takes these as they
-/// are. So it is for clients of other machines, with `\\SERVER\pipe\NAME` and
+/// are. The same rules hold for clients of other machines, with `\\SERVER\pipe\NAME` and
 /// `\\?\UNC\SERVER\pipe\NAME`.
 ///
 /// Windows does not tell upper from lower case in pipe names; other systems do. Two `PipeName`s are
@@ -88,7 +87,7 @@ impl PipeName {
         })
     }
 
-    /// What a pipe is called that is not found by its name.
+    /// The name of a pipe that nobody looks up: shown, and never checked.
     #[cfg(feature = "worker")]
     pub(crate) fn as_it_is(path: &str) -> Self {
         PipeName {
@@ -110,20 +109,20 @@ impl PipeName {
     }
 }
 
-/// The rules for logical names, the same on every platform.
+/// Checks the rules for logical names, which are the same on every platform.
 fn logical_name(name: &OsStr) -> Result<&str, &'static str> {
     let name = name.to_str().ok_or("a logical name is valid Unicode")?;
     if name.is_empty() {
         return Err("a name is not empty");
     }
-    // One file, one pipe: the first is a folder's end on Unix, the second a part of a pipe's name.
+    // `/` would lead into a folder on Unix; `\\` would be a part of the pipe's name on Windows.
     if name.contains(['/', '\\']) {
         return Err("a logical name has no `/` or `\\`, and a full path is absolute");
     }
     if name.chars().any(char::is_control) {
         return Err("a logical name has no control characters");
     }
-    // Windows would drop them without a word: three names, one pipe.
+    // Windows would drop them silently, and three names would be one pipe.
     if name.ends_with(['.', ' ']) {
         return Err("a logical name does not end with a dot or a space");
     }

@@ -12,13 +12,13 @@ mod sealed {
     impl Sealed for crate::ServerBuilder {}
 }
 
-/// What a server on a Unix socket can be told besides.
+/// Options of a server that only Unix sockets have.
 pub trait ServerBuilderExt: Sized + Sealed {
     /// The socket file's mode, set before anyone can connect. In place of what
     /// [`ServerBuilder::access`] says.
     ///
     /// Connecting takes write permission on the file, and permission to enter its folder: the
-    /// folder of logical names is the owner's alone so a mode for others with a logical name is
+    /// folder of logical names is the owner's alone, so a mode for others with a logical name is
     /// [`Error::InvalidOption`](crate::Error::InvalidOption).
     fn mode(self, mode: u32) -> Self;
 }

@@ -17,7 +17,7 @@ mod sealed {
     impl Sealed for crate::ClientBuilder {}
 }
 
-/// What a server on a Windows named pipe can be told besides.
+/// Options of a server that only Windows named pipes have.
 pub trait ServerBuilderExt: Sized + Sealed {
     /// Lets the system keep messages apart (`PIPE_TYPE_MESSAGE`), without the length in front of
     /// them: for peers that speak raw message pipes, as most programs in C and Go do.
@@ -47,7 +47,7 @@ pub trait ServerBuilderExt: Sized + Sealed {
     /// milliseconds, and at most 24 days; default and zero: 50 ms, the system's.
     fn default_timeout(self, timeout: Duration) -> Self;
 
-    /// Lets clients on other machines connect, which are rejected otherwise.
+    /// Lets clients on other machines connect. Default: they are rejected.
     fn allow_remote_clients(self) -> Self;
 
     /// Who may do what, in the [security descriptor definition language][sddl], in place of what
@@ -104,7 +104,7 @@ impl ServerBuilderExt for ServerBuilder {
     }
 }
 
-/// What a client of a Windows named pipe can be told besides.
+/// Options of a client that only Windows named pipes have.
 pub trait ClientBuilderExt: Sized + Sealed {
     /// Takes messages as the system keeps them apart, without the length in front of them: for
     /// servers that speak raw message pipes. See [`ServerBuilderExt::message_mode`].

@@ -2,7 +2,7 @@
 
 mod common;
 
-use asyncipc::{Error, Peer, PipeClient, PipeConnection, PipeServer};
+use asyncipc::{Error, Peer, PipeClient, PipeConnection, PipeServer, UserId};
 use common::{byte_pair, pair, pair_of, unique_name, within};
 use futures::{SinkExt, StreamExt};
 
@@ -221,4 +221,56 @@ mod another_user {
         drop(accepted);
         assert!(child.wait().unwrap().success());
     }
+}
+
+#[tokio::test]
+async fn the_text_of_a_user_can_be_read_again() {
+    let (client, _server) = pair().await;
+    let user = client.peer().unwrap().user.unwrap();
+    assert_eq!(user.to_string().parse(), Ok(user));
+
+    // As the system would write it.
+    let (given, written) = match cfg!(windows) {
+        true => ("S-1-5-18", "S-1-5-18"),
+        false => ("007", "7"),
+    };
+    assert_eq!(given.parse::<UserId>().unwrap().as_str(), written);
+}
+
+#[test]
+fn a_text_that_is_no_users_is_refused() {
+    let foreign = if cfg!(windows) { "0" } else { "S-1-5-18" };
+    let texts = [
+        "",
+        "nobody",
+        "BA",
+        "-1",
+        "+5",
+        " 5",
+        "5 ",
+        "4294967295",
+        "S-1-5-x",
+        "S-1-5-18\0",
+    ];
+    for text in texts.into_iter().chain([foreign]) {
+        let refused = text.parse::<UserId>().unwrap_err();
+        assert_eq!(refused.id(), text);
+        assert!(!refused.rule().is_empty());
+        let message = refused.to_string();
+        assert!(
+            message.starts_with(&format!("invalid user {text:?}: ")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn users_can_be_put_in_order() {
+    let texts = match cfg!(windows) {
+        true => ["S-1-5-18", "S-1-5-19"],
+        false => ["0", "1000"],
+    };
+    let [first, second] = texts.map(|it| it.parse::<UserId>().unwrap());
+    let sorted = std::collections::BTreeSet::from([second.clone(), first.clone()]);
+    assert_eq!(Vec::from_iter(sorted), [first, second]);
 }

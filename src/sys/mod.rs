@@ -55,10 +55,10 @@ pub(crate) struct Credentials {
 /// How a wait for a busy server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waited {
-    /// A client may be taken now, or so much time has passed that it is worth asking.
+    /// An instance may be free now, or it is time to ask again.
     #[cfg_attr(unix, allow(dead_code))]
     Ended,
-    /// The time that the server gives its clients has passed.
+    /// The server's default time-out for its clients has passed.
     #[cfg_attr(unix, allow(dead_code))]
     TimedOut,
     /// The system has no such wait here.
@@ -112,11 +112,11 @@ impl Limits {
     }
 }
 
-/// What dropped streams of a server still have to do, where there is such a thing.
+/// For dropped streams of a server that still have something to do. Only Windows has such.
 #[derive(Clone, Debug)]
 #[cfg_attr(unix, allow(dead_code))]
 pub(crate) struct Lingering {
     pub(crate) tasks: TaskTracker,
-    /// How long one of them waits for its peer to take the last bytes.
+    /// How long each of them waits for its peer to take the last bytes.
     pub(crate) limit: Duration,
 }

@@ -21,9 +21,9 @@ pub(super) fn temporary() -> PathBuf {
     in_temporary(std::env::temp_dir())
 }
 
-/// Where it may be for processes that see other variables.
+/// Where the folder may be for processes with other environment variables.
 pub(super) fn everywhere() -> impl Iterator<Item = PathBuf> {
-    // What logging in sets the variable to (pam_systemd(8)).
+    // The login session sets the variable to this (pam_systemd(8)).
     let usual = Path::new("/run/user").join(uid().to_string());
     let usual = is_own_folder(&usual).then(|| usual.join("asyncipc"));
     let temporary = [std::env::temp_dir(), "/tmp".into()].map(in_temporary);
@@ -43,7 +43,7 @@ fn in_temporary(folder: PathBuf) -> PathBuf {
         .join(format!("asyncipc-{}", uid()))
 }
 
-/// Whether it is a folder, and the user's. A look is enough for most.
+/// Whether it is a folder and belongs to the user. For most, the metadata are enough to tell.
 fn is_own_folder(folder: &Path) -> bool {
     let is_owned = || open(folder, 0).and_then(|it| user::owns(&it));
     fs::metadata(folder).is_ok_and(|found| {
@@ -53,7 +53,7 @@ fn is_own_folder(folder: &Path) -> bool {
     })
 }
 
-/// Makes the folder if need be, and sees to it that nobody else can enter it.
+/// Makes the folder if it is missing, and makes sure that nobody else can enter it.
 pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -81,13 +81,13 @@ pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The error of the system, of the same kind, with what was done to which folder.
+/// The system's error with the folder's path and what failed. The kind stays the same.
 fn about(what: &str, folder: &Path, error: io::Error) -> io::Error {
     let text = format!("{what} {}: {error}", folder.display());
     io::Error::new(error.kind(), text)
 }
 
-/// Looks whether only the user can have put something into the folder, without changing it.
+/// Checks that nobody but the user can have put anything into the folder. Changes nothing.
 pub(super) fn check(folder: &Path) -> io::Result<()> {
     if open_own(folder)?.metadata()?.mode() & 0o022 != 0 {
         return Err(io::Error::new(

@@ -25,7 +25,7 @@ use crate::sync::{Deadline, lock};
 use crate::turn::poll_spend;
 
 /// How many connections for each processor are watched for both directions. On a machine with one
-/// processor, none: nobody is woken early there by whom he waits for.
+/// processor, none: there the process that is waited for cannot run while the waiting one is awake.
 const BOTH_WAYS: usize = 2;
 
 /// How many writes a descriptor is kept for that was made because one had to wait.
@@ -135,9 +135,9 @@ impl Listening {
         poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
     }
 
-    /// An error when the reactor is gone, and a wake-up when it goes, for those who cannot accept at
-    /// the moment. Not by asking for readiness to read, of which nothing wakes while clients wait:
-    /// for writing, nothing else is told.
+    /// For a listener that cannot accept at the moment: an error once the reactor is gone, and a wake-up
+    /// when it goes. Asks for readiness to write, which a listening socket never has: readiness to read
+    /// would be there while clients wait, and no wake-up would come.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.0.poll_write_ready(cx) {
             Poll::Ready(Err(error)) => Err(error),

@@ -31,7 +31,7 @@ pub(crate) struct Stream {
     reset: AtomicBool,
     /// Whether nothing more is taken out of the socket, unless it has to be.
     refused: AtomicBool,
-    /// Who is at the other end, where the system would not tell the truth.
+    /// Who is at the other end, where the system's own answer would be wrong.
     peer: Option<Box<Credentials>>,
     /// The place among the server's connections, free again when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
@@ -150,7 +150,7 @@ impl Stream {
 
     /// Waits until the peer has read everything that was written; an error when it never will.
     ///
-    /// There is no event for this, so it is asked for again and again, ever more slowly.
+    /// There is no event for this, so the system is polled, at growing intervals.
     pub(crate) async fn drained(&self) -> io::Result<()> {
         let mut pause = Duration::from_micros(50);
         while unread_by_peer(&self.io)? > 0 {
@@ -229,8 +229,8 @@ fn has_error(io: &Connected) -> bool {
     polled.revents & libc::POLLERR != 0
 }
 
-/// How many bytes wait in the peer's receive queue; none where the system refuses to tell, as on
-/// systems that do not tell at all.
+/// How many bytes wait in the peer's receive queue. Zero where the system refuses to say, as on systems
+/// that never say.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn unread_by_peer(io: &Connected) -> io::Result<usize> {
     static TOLD: Once = Once::new();

@@ -1,4 +1,4 @@
-//! Which user this process is, and what a user's number says.
+//! Which user this process runs as, and which user a number stands for.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -39,8 +39,8 @@ pub(super) fn is_own(found: &Metadata) -> bool {
     found.uid() == uid() && is_somebodys(found.uid())
 }
 
-/// Whether a file is this user's, also when he has no number here: only its owner can change its mode
-/// (chmod(2)), and it is changed to what it is.
+/// Whether a file is this user's, also when the user has no number here: only the owner can change a
+/// file's mode (chmod(2)), so this sets the mode that the file already has.
 pub(super) fn owns(file: &File) -> io::Result<bool> {
     let found = file.metadata()?;
     if found.uid() != uid() || is_somebodys(found.uid()) {

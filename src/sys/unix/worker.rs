@@ -34,13 +34,13 @@ pub(crate) struct ChildEnd {
     keeper: Option<Arc<Keeper>>,
 }
 
-/// What runs in each child of a command, between fork and exec. A command cannot forget it, so one
-/// has to do for all workers that the command will start.
+/// What runs in each child of a command, between fork and exec. It cannot be removed from a command, so
+/// all workers that the command starts share one.
 #[derive(Debug)]
 struct Keeper {
-    /// How it is found again: the command's environment has the number between two workers.
+    /// The number by which it is found again. Between two workers, it is in the command's environment.
     id: u64,
-    /// Where the command was when it got this. Somebody may copy its environment to another one.
+    /// The command's address when it got this: another command may have a copy of the environment.
     command: usize,
     /// What is to stay open in the next child, or [`NONE`].
     fd: AtomicI32,
@@ -81,7 +81,7 @@ impl ParentEnd {
 
     /// The stream to the child, which has its end from the beginning.
     ///
-    /// The system would call this process the peer: it made both ends.
+    /// The peer is set here, because the system would name this process: it made both ends.
     pub(crate) async fn connected(
         self,
         child: &mut Child,
@@ -207,7 +207,7 @@ impl Inherited {
     }
 }
 
-/// What the system's tools call the child's socket.
+/// The child's socket, as the system's tools name it.
 fn name(inode: libc::ino_t) -> String {
     format!("socket:[{inode}]")
 }

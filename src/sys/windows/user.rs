@@ -1,4 +1,4 @@
-//! Users, as the system identifies them.
+//! Users: security identifiers, from tokens and from texts.
 
 use std::ffi::OsStr;
 use std::io;

@@ -68,7 +68,7 @@ impl ParentEnd {
         &self.name
     }
 
-    /// Waits until the child has connected, or has ended without. Puts out anybody else.
+    /// Waits until the child has connected, or has ended without. Disconnects anybody else.
     pub(crate) async fn connected(
         self,
         child: &mut Child,
@@ -99,7 +99,7 @@ impl ParentEnd {
                 }
             };
             let client = match connected {
-                // Somebody may be so short a guest that the system does not tell.
+                // A client that has left already may be unknown to the system.
                 Ok(()) => client_process(instance.as_handle()).ok(),
                 Err(_) if ended.is_some() => None,
                 Err(error) => return Err(failed(error)),
@@ -115,7 +115,7 @@ impl ParentEnd {
             if let Some(status) = ended {
                 return Err(PlatformError::WorkerEnded(status));
             }
-            tracing::warn!(pipe = %self.name, client, "not the worker: put out");
+            tracing::warn!(pipe = %self.name, client, "disconnected a client that is not the worker");
             // SAFETY: the handle is open.
             if unsafe { DisconnectNamedPipe(instance.as_raw_handle()) } == 0 {
                 return Err(failed(io::Error::last_os_error()));
@@ -152,7 +152,7 @@ impl Inherited {
         let Some((parent, name)) = address.split_once(':').and_then(parse) else {
             return Err(format!("{address:?} is no process with its pipe"));
         };
-        // The variable is inherited further than it is meant: others would wait in vain.
+        // Grandchildren inherit the variable too, and would wait for a pipe that is not theirs.
         match parent_process() {
             Ok(own) if own != parent => Err(format!(
                 "{name} is for a process that process {parent} has started itself, and this one \
@@ -167,7 +167,7 @@ impl Inherited {
         &self.name
     }
 
-    /// Connects to the parent. Waits while somebody else is in the way, who will be put out.
+    /// Connects to the parent. Waits while another client is connected, which the parent disconnects.
     pub(crate) async fn open(self) -> Result<Stream, PlatformError> {
         let options = ConnectOptions::default();
         let address = Address {

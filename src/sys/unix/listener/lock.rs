@@ -23,8 +23,8 @@ pub(super) struct Lock {
     path: PathBuf,
 }
 
-/// Takes the lock for the path of a socket; `None` when somebody has it. An error says why there can
-/// be no lock here.
+/// Takes the lock for the path of a socket. `None`: another server holds it. An error says why no lock
+/// is possible here.
 pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
     let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -36,7 +36,7 @@ pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
         hidden.push(name);
         hidden.push(".asyncipc-lock");
         match take_at(folder.join(hidden)) {
-            // It might do a moment later, for another server.
+            // A moment later it might succeed, for another server.
             Err(e) if is_passing(&e) => return Err(e),
             // In a folder for all, somebody else's file may have that name.
             Err(_) => {}

@@ -88,9 +88,10 @@ impl Listener {
     /// Waits for a client. Another instance waits for the next one before this one is handed out,
     /// up to the limit.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        // However fast clients come, other tasks of the runtime run now and then.
+        // However fast clients come, other tasks of the runtime get their turn.
         let unit = ready!(poll_proceed(cx));
-        // Its reactor is that of the pipes which are handed out. Once ended, this is not called again.
+        // The pipes that are handed out use the reactor of that runtime. After this error, the layer
+        // above does not call again.
         if Pin::new(&mut self.alive).poll(cx).is_ready() {
             let error = io::Error::other("the runtime in which it was bound has ended");
             return Poll::Ready(Err(error));
@@ -136,12 +137,12 @@ impl Listener {
         last
     }
 
-    /// Sees to it that enough instances wait for clients. With a waker, that is the task which is
-    /// called when there is room for more.
+    /// Makes instances until enough of them wait for clients. With a `waker`, that task is woken when
+    /// there is room for more.
     ///
     /// # Errors
     ///
-    /// When one that should wait cannot; those that wait will do for now.
+    /// When an instance cannot be made or cannot wait. Those that wait already go on.
     fn top_up(&mut self, waker: Option<&Waker>) -> io::Result<()> {
         // Cloned before the lock and dropped after it: both run code of whoever made the executor.
         let waiting = waker.cloned();

@@ -1,7 +1,7 @@
 //! An instance that waits for its client.
 //!
-//! Not by tokio, nor on the thread pool: both let go of a waiting instance some time after it was
-//! dropped, and until then clients can connect to it, as if the server were still there.
+//! Neither tokio nor the system's thread pool does this: both close a waiting instance some time after
+//! it was dropped, and until then clients can connect to it, as if the server were still there.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -24,7 +24,7 @@ use windows_sys::Win32::System::Threading::{
 
 use crate::sync::lock;
 
-/// The future of an instance's client. When it is dropped before, the instance is gone.
+/// Completes when the instance has its client. Dropping it earlier closes the instance.
 pub(in crate::sys) struct PendingInstance {
     /// `None` once handed out.
     instance: Option<OwnedHandle>,

@@ -1,4 +1,4 @@
-//! Errors of listening that pass.
+//! Errors of accepting that are transient.
 
 use std::io;
 
