@@ -191,6 +191,8 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
         }
     });
     let mut endpoint = builder.bind().unwrap();
+    // It has the handlers too.
+    drop(builder);
     assert!(matches!(within(endpoint.next()).await, Some(Event::Ready)));
     let mut client = within(PipeClient::connect(&*name)).await.unwrap();
     for said in [

@@ -251,8 +251,10 @@ impl EndpointBuilder {
     }
 
     /// Listens on the name. Others can send to it as soon as this returns. Its events have to
-    /// be read: see [`Endpoint`], and [`run`](Endpoint::run). Can be called again, for another life under
-    /// the same name.
+    /// be read: see [`Endpoint`], and [`run`](Endpoint::run).
+    ///
+    /// The builder can bind again when the endpoint has ended. It keeps its handlers, and what they hold,
+    /// until it is dropped.
     ///
     /// # Errors
     ///
