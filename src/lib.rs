@@ -8,7 +8,6 @@ mod access;
 mod buffers;
 mod client;
 mod connection;
-mod delegate;
 #[cfg(feature = "endpoint")]
 pub mod endpoint;
 mod error;
@@ -16,7 +15,6 @@ mod framing;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod hub;
-mod hub_client;
 mod listener;
 mod name;
 mod peer;
@@ -40,12 +38,11 @@ pub use connection::{
     OwnedReadHalf, OwnedWriteHalf, PipeConnection, PipeReceiver, PipeSender, PipeStream,
     ReuniteError, SharedSender, StreamReuniteError,
 };
-pub use delegate::PipeDelegate;
 #[cfg(feature = "endpoint")]
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use framing::MessageCodec;
-pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeHub};
+pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeDelegate, PipeHub};
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
 pub use peer::{InvalidUserId, Peer, UserId};

@@ -1,3 +1,6 @@
+mod client;
+mod delegate;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::Pin;
@@ -14,12 +17,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use delegate::PipeDelegate;
+
 use crate::server::Listening;
 use crate::sync::lock;
 use crate::tally::Tally;
-use crate::{
-    Error, MessageCodec, Peer, PipeConnection, PipeName, PipeServer, ShutdownHandle, hub_client,
-};
+use crate::{Error, MessageCodec, Peer, PipeConnection, PipeName, PipeServer, ShutdownHandle};
 
 /// How many messages wait for a client, unless told otherwise.
 const DEFAULT_QUEUE: usize = 64;
@@ -248,7 +251,7 @@ impl HubBuilder {
         let shutdown = ShutdownHandle(CancellationToken::new());
         let shared = self.shared(sender.name(), sender.codec, shutdown, sender.shared.linger);
         let (events_in, events) = mpsc::channel(EVENTS);
-        let (connected, client) = hub_client::enter(&shared, sender, receiver, &events_in);
+        let (connected, client) = client::enter(&shared, sender, receiver, &events_in);
         PipeHub::spawn(shared, events, None, async move {
             if events_in.send(connected).await.is_ok() {
                 client.run().await;
@@ -691,7 +694,7 @@ async fn accept(server: Listening, shared: Arc<Shared>, events: mpsc::Sender<Eve
             }
         };
         let (sender, receiver) = conn.split();
-        let (connected, client) = hub_client::enter(&shared, sender, receiver, &events);
+        let (connected, client) = client::enter(&shared, sender, receiver, &events);
         permit.send(connected);
         clients.spawn(client.run());
         // Those that ended meanwhile.
