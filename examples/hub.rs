@@ -11,7 +11,8 @@
 
 use std::process::ExitCode;
 
-use asyncipc::{Error, Event, HubHandle, Overflow, PipeHub, PipeServer};
+use asyncipc::hub::{Event, HubHandle, Overflow};
+use asyncipc::{Error, PipeHub, PipeServer};
 use clap::Parser;
 use futures::StreamExt;
 

@@ -14,7 +14,7 @@ mod error;
 mod framing;
 #[cfg(any(doc, doctest))]
 pub mod guide;
-mod hub;
+pub mod hub;
 mod listener;
 mod name;
 mod peer;
@@ -42,11 +42,11 @@ pub use connection::{
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use framing::MessageCodec;
-pub use hub::{DisconnectReason, Event, HubBuilder, HubHandle, Overflow, PipeDelegate, PipeHub};
+pub use hub::PipeHub;
 pub use listener::PipeListener;
 pub use name::{InvalidName, PipeName};
 pub use peer::{InvalidUserId, Peer, UserId};
-pub use server::{BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle};
+pub use server::{BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle, StatsHandle};
 pub use stats::{ConnectionStats, ServerStats};
 #[cfg(feature = "worker")]
 pub use worker::{FromParent, WorkerBuilder};

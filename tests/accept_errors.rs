@@ -216,7 +216,7 @@ fn a_hub_whose_runtime_has_ended_ends() {
         let mut hub = PipeServer::bind(&name).unwrap().into_hub();
         let client = within(PipeClient::connect(&name)).await.unwrap();
         let id = loop {
-            if let Some(asyncipc::Event::Connected { id, .. }) = within(hub.next()).await {
+            if let Some(asyncipc::hub::Event::Connected { id, .. }) = within(hub.next()).await {
                 break id;
             }
         };
@@ -362,12 +362,12 @@ mod linux {
         let mut client = within(PipeClient::connect(&name)).await.unwrap();
         while !matches!(
             within(hub.next()).await,
-            Some(asyncipc::Event::Connected { .. })
+            Some(asyncipc::hub::Event::Connected { .. })
         ) {}
         let _kept = ruin(&path);
         let mut left = 0;
         while let Some(event) = within(hub.next()).await {
-            left += usize::from(matches!(event, asyncipc::Event::Disconnected { .. }));
+            left += usize::from(matches!(event, asyncipc::hub::Event::Disconnected { .. }));
         }
         assert_eq!(left, 1);
         assert!(within(client.next()).await.is_none());

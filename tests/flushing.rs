@@ -2,9 +2,8 @@
 
 mod common;
 
-use asyncipc::{
-    Error, Event, HubHandle, Overflow, PipeClient, PipeConnection, PipeHub, PipeServer,
-};
+use asyncipc::hub::{Event, HubHandle, Overflow};
+use asyncipc::{Error, PipeClient, PipeConnection, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{Log, ROLE, itself, role, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};

@@ -9,7 +9,8 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 
 use asyncipc::endpoint::EndpointHandle;
-use asyncipc::{Endpoint, Event, PipeClient, PipeHub, PipeServer};
+use asyncipc::hub::Event;
+use asyncipc::{Endpoint, PipeClient, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{PATIENCE, pair, pair_of, sample, transports, unique_name, within};
 use futures::{FutureExt, StreamExt};

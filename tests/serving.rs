@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::future::{IntoFuture, pending};
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use asyncipc::{
-    BoxError, Error, PipeClient, PipeConnection, PipeServer, ServerStats, ShutdownHandle,
+    BoxError, Error, PipeClient, PipeConnection, PipeServer, Serve, ServerStats, ShutdownHandle,
 };
 use common::{HOLDS, Log, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};
@@ -27,7 +27,7 @@ async fn echo(mut conn: PipeConnection) -> Result<(), BoxError> {
 
 fn spawn_echo(server: PipeServer) -> (Serving, ShutdownHandle) {
     let stop = server.shutdown_handle();
-    (tokio::spawn(server.serve(echo).into_future()), stop)
+    (tokio::spawn(server.serve(echo)), stop)
 }
 
 async fn round_trip(client: &mut PipeConnection, message: &'static str) {
@@ -67,25 +67,21 @@ async fn handlers_that_panic_or_fail_harm_nobody_else() {
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
     let number = AtomicU32::new(0);
-    let serving = tokio::spawn(
-        server
-            .serve(move |mut conn| {
-                let number = number.fetch_add(1, Ordering::Relaxed);
-                assert_ne!(number, 1, "on purpose, in the call");
-                async move {
-                    assert_ne!(number, 2, "on purpose, before the first await");
-                    match number {
-                        3 => {
-                            let message = conn.next().await;
-                            panic!("on purpose, after an await: {message:?}");
-                        }
-                        4 => Err("on purpose".into()),
-                        _ => echo(conn).await,
-                    }
+    let serving = tokio::spawn(server.serve(move |mut conn| {
+        let number = number.fetch_add(1, Ordering::Relaxed);
+        assert_ne!(number, 1, "on purpose, in the call");
+        async move {
+            assert_ne!(number, 2, "on purpose, before the first await");
+            match number {
+                3 => {
+                    let message = conn.next().await;
+                    panic!("on purpose, after an await: {message:?}");
                 }
-            })
-            .into_future(),
-    );
+                4 => Err("on purpose".into()),
+                _ => echo(conn).await,
+            }
+        }
+    }));
     let mut bystander = PipeClient::connect(&name).await.unwrap();
     round_trip(&mut bystander, "before").await;
     for _ in 1..=4 {
@@ -133,7 +129,7 @@ async fn a_handler_that_fails_is_logged_with_all_sources_of_its_error_each_once(
         assert!(within(client.next()).await.is_none());
         stop.shutdown();
     };
-    let (stats, ()) = within(async { tokio::join!(serving.into_future(), client) }).await;
+    let (stats, ()) = within(async { tokio::join!(serving, client) }).await;
     assert_eq!(stats.unwrap().clients, 1);
     let text = log.text();
     let error = "cannot save: cannot write the file: pipe I/O: the disk is full\n";
@@ -147,19 +143,15 @@ async fn handlers_run_at_the_same_time() {
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
     let all = Arc::new(Barrier::new(20));
-    let serving = tokio::spawn(
-        server
-            .serve(move |mut conn| {
-                let all = all.clone();
-                async move {
-                    // Nobody gets through before everybody is here.
-                    all.wait().await;
-                    conn.send("welcome".into()).await?;
-                    Ok(())
-                }
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(server.serve(move |mut conn| {
+        let all = all.clone();
+        async move {
+            // Nobody gets through before everybody is here.
+            all.wait().await;
+            conn.send("welcome".into()).await?;
+            Ok(())
+        }
+    }));
     let mut clients = vec![];
     for _ in 0..20 {
         clients.push(PipeClient::connect(&name).await.unwrap());
@@ -206,18 +198,14 @@ async fn handlers_are_cut_at_the_drain_deadline() {
         .unwrap();
     let stop = server.shutdown_handle();
     let (dropped, mut drops) = mpsc::unbounded_channel();
-    let serving = tokio::spawn(
-        server
-            .serve(move |mut conn| {
-                let on_drop = OnDrop(dropped.clone());
-                async move {
-                    let _on_drop = on_drop;
-                    conn.send("welcome".into()).await?;
-                    pending().await
-                }
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(server.serve(move |mut conn| {
+        let on_drop = OnDrop(dropped.clone());
+        async move {
+            let _on_drop = on_drop;
+            conn.send("welcome".into()).await?;
+            pending().await
+        }
+    }));
     let mut clients = [
         PipeClient::connect(&name).await.unwrap(),
         PipeClient::connect(&name).await.unwrap(),
@@ -240,16 +228,14 @@ async fn dropping_the_serve_future_cancels_the_handlers() {
     let name = unique_name("dropped");
     let server = PipeServer::bind(&name).unwrap();
     let (dropped, mut drops) = mpsc::unbounded_channel();
-    let mut serving = server
-        .serve(move |mut conn| {
-            let on_drop = OnDrop(dropped.clone());
-            async move {
-                let _on_drop = on_drop;
-                conn.send("welcome".into()).await?;
-                pending().await
-            }
-        })
-        .into_future();
+    let mut serving = server.serve(move |mut conn| {
+        let on_drop = OnDrop(dropped.clone());
+        async move {
+            let _on_drop = on_drop;
+            conn.send("welcome".into()).await?;
+            pending().await
+        }
+    });
     let mut client = tokio::select! {
         biased;
         ended = &mut serving => panic!("{ended:?}"),
@@ -270,12 +256,7 @@ async fn a_signal_shuts_the_server_down() {
     let name = unique_name("signal");
     let server = PipeServer::bind(&name).unwrap();
     let (signal, signalled) = oneshot::channel::<()>();
-    let mut serving = tokio::spawn(
-        server
-            .serve(echo)
-            .with_graceful_shutdown(signalled)
-            .into_future(),
-    );
+    let mut serving = tokio::spawn(server.serve(echo).with_graceful_shutdown(signalled));
     let mut client = PipeClient::connect(&name).await.unwrap();
     round_trip(&mut client, "before").await;
     assert!(stays_pending(&mut serving).await);
@@ -291,12 +272,7 @@ async fn a_handle_shuts_the_server_down_beside_a_signal_that_never_comes() {
     let name = unique_name("handle");
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
-    let serving = tokio::spawn(
-        server
-            .serve(echo)
-            .with_graceful_shutdown(pending::<()>())
-            .into_future(),
-    );
+    let serving = tokio::spawn(server.serve(echo).with_graceful_shutdown(pending::<()>()));
     let mut client = PipeClient::connect(&name).await.unwrap();
     round_trip(&mut client, "before").await;
     drop(client);
@@ -307,11 +283,93 @@ async fn a_handle_shuts_the_server_down_beside_a_signal_that_never_comes() {
 }
 
 #[tokio::test]
+async fn the_first_of_several_signals_shuts_the_server_down() {
+    for which in 0..2 {
+        let server = PipeServer::bind(unique_name("signals")).unwrap();
+        let (first, one) = oneshot::channel::<()>();
+        let (second, two) = oneshot::channel::<()>();
+        let mut serving = server
+            .serve(echo)
+            .with_graceful_shutdown(one)
+            .with_graceful_shutdown(two);
+        assert!(stays_pending(&mut serving).await);
+        let mut signals = [Some(first), Some(second)];
+        signals[which].take().unwrap().send(()).unwrap();
+        within(serving).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn servers_with_different_handlers_are_of_one_type_and_are_joined_as_they_are() {
+    let names = [unique_name("one"), unique_name("two")];
+    let servers = [&names[0], &names[1]].map(|name| PipeServer::bind(name).unwrap());
+    let handles = [0, 1].map(|n| servers[n].shutdown_handle());
+    let [one, two] = servers;
+    let greet = |mut conn: PipeConnection| async move {
+        conn.send("welcome".into()).await?;
+        Ok(())
+    };
+    let (signal, signalled) = oneshot::channel::<()>();
+    let serving: Vec<Serve> = vec![
+        one.serve(echo),
+        two.serve(greet).with_graceful_shutdown(signalled),
+    ];
+    let serving = tokio::spawn(futures::future::try_join_all(serving));
+    let mut client = PipeClient::connect(&names[0]).await.unwrap();
+    round_trip(&mut client, "hello").await;
+    drop(client);
+    let mut client = PipeClient::connect(&names[1]).await.unwrap();
+    assert_eq!(within(client.next()).await.unwrap().unwrap(), "welcome");
+    handles[0].shutdown();
+    signal.send(()).unwrap();
+    let stats = within(serving).await.unwrap().unwrap();
+    assert_eq!([1, 1], [0, 1].map(|n| stats[n].clients));
+    // The signal is told to whoever has a handle.
+    assert!(handles[1].is_shut_down());
+}
+
+#[tokio::test]
+async fn what_a_server_has_done_can_be_read_while_it_serves_and_afterwards() {
+    let name = unique_name("stats");
+    let server = PipeServer::bind(&name).unwrap();
+    let stats = server.stats_handle();
+    let (serving, stop) = spawn_echo(server);
+    assert_eq!(stats.stats(), ServerStats::default());
+    let mut client = PipeClient::connect(&name).await.unwrap();
+    round_trip(&mut client, "hello").await;
+    let now = stats.stats();
+    assert_eq!((now.clients, now.connected), (1, 1));
+    assert_eq!(now.traffic.messages_received, 1);
+    assert_eq!(now.traffic.bytes_received, 5);
+    drop(client);
+    stop.shutdown();
+    let served = within(serving).await.unwrap().unwrap();
+    assert_eq!((served.clients, served.connected), (1, 0));
+    assert_eq!(served.traffic.messages_sent, 1);
+    assert_eq!(stats.clone().stats(), served);
+}
+
+#[tokio::test]
+async fn a_server_that_is_shut_down_accepts_nobody() {
+    let name = unique_name("itself");
+    let mut server = PipeServer::bind(&name).unwrap();
+    let stop = server.shutdown_handle();
+    assert!(!stop.is_shut_down());
+    server.shutdown();
+    assert!(stop.is_shut_down());
+    let error = within(server.accept()).await.unwrap_err();
+    assert!(matches!(error, Error::ShutDown { .. }), "{error}");
+    assert!(within(server.next()).await.is_none());
+    // The name is free again.
+    drop(PipeServer::bind(&name).unwrap());
+}
+
+#[tokio::test]
 async fn a_server_that_was_shut_down_before_it_serves_ends_at_once() {
     let name = unique_name("early");
     let server = PipeServer::bind(&name).unwrap();
     server.shutdown_handle().shutdown();
-    let stats = within(server.serve(echo).into_future()).await.unwrap();
+    let stats = within(server.serve(echo)).await.unwrap();
     assert_eq!(stats, ServerStats::default());
     // The name is free again.
     drop(PipeServer::bind(&name).unwrap());
@@ -374,7 +432,7 @@ fn serve_and_vanish(
                 Ok(())
             }
         });
-        let stats = runtime.block_on(serving.into_future()).unwrap();
+        let stats = runtime.block_on(serving).unwrap();
         drop(runtime);
         stats
     });
@@ -485,7 +543,7 @@ async fn a_handler_can_let_an_idle_client_go_when_the_server_is_shut_down() {
             }
         })
         .with_graceful_shutdown(async move { asked.notified().await });
-    let serving = tokio::spawn(serving.into_future());
+    let serving = tokio::spawn(serving);
     let mut client = PipeClient::connect(&name).await.unwrap();
     assert_eq!(within(client.next()).await.unwrap().unwrap(), "welcome");
     assert!(!stop.is_shut_down());

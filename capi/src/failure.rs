@@ -4,7 +4,8 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 
-use asyncipc::{DisconnectReason, Error};
+use asyncipc::Error;
+use asyncipc::hub::DisconnectReason;
 
 /// How a call ended, and why something is over. asyncipc_last_error() has the same as a text, with
 /// the name, size or time in it.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use asyncipc::hub::HubBuilder;
 use asyncipc::{
-    ClientBuilder, HubBuilder, MessageCodec, PipeClient, PipeHub, PipeName, PipeServer,
-    ServerBuilder,
+    ClientBuilder, MessageCodec, PipeClient, PipeHub, PipeName, PipeServer, ServerBuilder,
 };
 
 use crate::failure::{Code, Failure};

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use asyncipc::{ClientBuilder, Error, Event, HubBuilder, HubHandle, PipeHub, PipeName};
+use asyncipc::hub::{Event, HubBuilder, HubHandle};
+use asyncipc::{ClientBuilder, Error, PipeHub, PipeName};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -6,11 +6,11 @@ use super::conversation::Conversation;
 use super::event::Event;
 use super::life::Life;
 use super::shared::Shared;
-use crate::server::Listening;
+use crate::server::SharedServer;
 
 /// Accepts connections until the endpoint is shut down, or until nobody can connect any more. Moves the
 /// endpoint's life on, and ends when all tasks have ended.
-pub(super) async fn accept(server: Listening, shared: Arc<Shared>) {
+pub(super) async fn accept(server: SharedServer, shared: Arc<Shared>) {
     shared.emit(Event::Ready).await;
     let converse = |conn| shared.spawn(Conversation::accepted(shared.clone(), conn).run());
     let accept_all = async {

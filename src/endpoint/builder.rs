@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::accept::accept;
@@ -18,7 +17,7 @@ use super::life::Lifecycle;
 use super::options::Options;
 use super::program::Endpoint;
 use super::shared::Shared;
-use crate::server::Listening;
+use crate::server::SharedServer;
 use crate::{
     Access, BoxError, Error, InvalidName, MessageCodec, PipeName, PipeServer, ServerBuilder,
     ShutdownHandle,
@@ -305,7 +304,7 @@ impl EndpointBuilder {
             handlers: Mutex::new(self.handlers.clone()),
             queues: Mutex::default(),
             events,
-            shutdown: ShutdownHandle(CancellationToken::new()),
+            shutdown: ShutdownHandle::new(),
             life: Lifecycle::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
@@ -313,7 +312,7 @@ impl EndpointBuilder {
         });
         let handle = EndpointHandle::new(shared.clone());
         prepare(&handle);
-        let listening = Listening::new(server);
+        let listening = SharedServer::new(server);
         let accepting = tokio::spawn(accept(listening.clone(), shared));
         let accepting = AbortOnDropHandle::new(accepting);
         Ok(Endpoint::new(receiver, handle, listening, accepting))

@@ -14,7 +14,7 @@ use super::event::Event;
 use super::handle::EndpointHandle;
 use super::life::Life;
 use crate::error::chain;
-use crate::server::Listening;
+use crate::server::SharedServer;
 use crate::{Error, InvalidName, PipeName};
 
 /// A program with a name: it listens on it, sends messages to others by theirs, and handles what
@@ -169,7 +169,7 @@ pub struct Endpoint {
     events: mpsc::Receiver<Event>,
     reading: Reading,
     handle: EndpointHandle,
-    listening: Listening,
+    listening: SharedServer,
 }
 
 /// How far the events have been read.
@@ -188,7 +188,7 @@ impl Endpoint {
     pub(super) fn new(
         events: mpsc::Receiver<Event>,
         handle: EndpointHandle,
-        listening: Listening,
+        listening: SharedServer,
         accepting: AbortOnDropHandle<()>,
     ) -> Self {
         Endpoint {
@@ -326,7 +326,7 @@ impl Drop for Endpoint {
             let endpoint = self.name();
             tracing::warn!(%endpoint, messages, "an endpoint was dropped, and messages in its events were not read");
         }
-        self.listening.stop();
+        self.listening.stop_listening();
         // Handlers may hold handles, which hold the handlers.
         let handlers = std::mem::take(&mut *self.handle.shared().handlers());
         drop(handlers);

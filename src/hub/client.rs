@@ -8,93 +8,104 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::PollSender;
 
-use crate::hub::Shared;
+use super::event::{DisconnectReason, Event};
+use super::registry::{Registered, Registration, Registry};
+use crate::stats::Place;
 use crate::sync::until;
 use crate::tally::Tally;
-use crate::{DisconnectReason, Error, Event, Peer, PipeReceiver, PipeSender};
+use crate::{Error, Peer, PipeReceiver, PipeSender};
 
-/// One client of a hub: its end of the connection, its queue, and its events.
-pub(crate) struct HubClient {
+/// One client of a hub, as its task has it: the hub's end of the connection, the queue of what is
+/// sent, and the events that are on their way to the application.
+pub(super) struct HubClient {
     id: u64,
     /// First: when this is dropped, nothing more comes into the queue.
-    entry: Entry,
+    registration: Registration,
     receiver: PipeReceiver,
-    outgoing: Outgoing,
+    outgoing: QueuedSender,
     outbox: Outbox,
     end: oneshot::Receiver<DisconnectReason>,
-}
-
-/// Makes a client known to the hub's handles, and the event that tells of it.
-pub(crate) fn enter(
-    shared: &Arc<Shared>,
-    sender: PipeSender,
-    receiver: PipeReceiver,
-    events: &mpsc::Sender<Event>,
-) -> (Event, HubClient) {
-    let id = sender.id();
-    let peer = sender.peer().unwrap_or(Peer {
-        process_id: None,
-        session_id: None,
-        user: None,
-    });
-    tracing::debug!(pipe = %shared.name, id, peer = peer.process_id, "connected");
-    let tally = Arc::default();
-    let (queue, end) = shared.register(id, &tally);
-    let client = HubClient {
-        id,
-        receiver,
-        outbox: Outbox {
-            waiting: VecDeque::new(),
-            holds_message: false,
-            bound: queue.max_capacity(),
-            events: PollSender::new(events.clone()),
-        },
-        outgoing: Outgoing {
-            tally,
-            queue,
-            sender,
-            on_its_way: None,
-            open: true,
-        },
-        end,
-        entry: Entry {
-            shared: shared.clone(),
-            id,
-        },
-    };
-    (Event::Connected { id, peer }, client)
+    /// Counts it as connected, unless the server that accepted it does.
+    place: Option<Place>,
 }
 
 impl HubClient {
-    /// Lives the client's life, of which only the first event was told already.
-    pub(crate) async fn run(mut self) {
+    /// Registers a client, so that the handles can send to it, and gives its first event.
+    pub(super) fn enter(
+        registry: &Arc<Registry>,
+        sender: PipeSender,
+        receiver: PipeReceiver,
+        place: Option<Place>,
+        events: &mpsc::Sender<Event>,
+    ) -> (Event, Self) {
+        let id = sender.id();
+        let peer = sender.peer().unwrap_or(Peer {
+            process_id: None,
+            session_id: None,
+            user: None,
+        });
+        tracing::debug!(pipe = %registry.name, id, peer = peer.process_id, "connected");
+        let Registered {
+            registration,
+            tally,
+            queue,
+            end,
+        } = registry.register(id);
+        let client = HubClient {
+            id,
+            registration,
+            receiver,
+            outbox: Outbox {
+                waiting: VecDeque::new(),
+                holds_message: false,
+                bound: queue.max_capacity(),
+                events: PollSender::new(events.clone()),
+            },
+            outgoing: QueuedSender {
+                tally,
+                queue,
+                sender,
+                in_flight: None,
+                open: true,
+            },
+            end,
+            place,
+        };
+        (Event::Connected { id, peer }, client)
+    }
+
+    /// Runs until the client is gone and its last event is delivered. The first event is the
+    /// caller's to deliver.
+    pub(super) async fn run(mut self) {
         let reason = self.converse().await;
-        let shared = self.entry.shared.clone();
+        let registry = self.registration.registry().clone();
         if !matches!(
             reason,
             DisconnectReason::Failed(_) | DisconnectReason::Overflow
         ) {
-            let deadline = Instant::now().checked_add(shared.drain_timeout);
+            let deadline = Instant::now().checked_add(registry.drain_timeout);
             // Nothing is received any more: what still comes is thrown away.
             let conn = self.receiver.shared.clone();
             conn.closing.nobody_reads();
             let drained = conn.discarding(self.drain());
             if until(deadline, drained).await.is_none() {
-                tracing::warn!(pipe = %shared.name, id = self.id, "does not read what it was sent");
+                let id = self.id;
+                tracing::warn!(pipe = %registry.name, id, "does not read what it was sent");
             }
         }
 
-        // For the handles and the client, it is over before the application hears of it.
+        // The handles and the client see the end before the application does.
         let HubClient {
             id,
+            registration,
             receiver,
             outgoing,
             mut outbox,
-            entry,
+            place,
             ..
         } = self;
-        drop((entry, receiver, outgoing));
-        tracing::debug!(pipe = %shared.name, id, %reason, "disconnected");
+        drop((registration, receiver, outgoing, place));
+        tracing::debug!(pipe = %registry.name, id, %reason, "disconnected");
         outbox.waiting.push_back(Event::Disconnected { id, reason });
         while !outbox.waiting.is_empty() {
             outbox.deliver().await;
@@ -107,7 +118,7 @@ impl HubClient {
         loop {
             tokio::select! {
                 Ok(reason) = &mut self.end => return reason,
-                _ = self.entry.shared.shutdown.requested() => return DisconnectReason::ShutDown,
+                _ = self.registration.registry().shutdown.requested() => return DisconnectReason::ShutDown,
                 () = self.outbox.deliver() => {}
                 sent = self.outgoing.send_next(), if self.outgoing.open => match sent {
                     Ok(len) => self.outbox.sent(id, len),
@@ -150,24 +161,24 @@ impl HubClient {
     }
 }
 
-/// The half that sends.
-struct Outgoing {
+/// Sends what comes through the client's queue.
+struct QueuedSender {
     tally: Arc<Tally>,
     queue: mpsc::Receiver<Bytes>,
     sender: PipeSender,
     /// The length of the message that was taken from the queue and is not with the system yet.
-    on_its_way: Option<usize>,
+    in_flight: Option<usize>,
     /// Whether the queue takes more.
     open: bool,
 }
 
-impl Outgoing {
+impl QueuedSender {
     /// Hands the next message to the system, and says how long it was. Waits for one as long as
     /// the queue is open; [`Error::Closed`] when there is none and will be none.
     ///
     /// Can be cancelled and called again.
     async fn send_next(&mut self) -> Result<usize, Error> {
-        let len = match self.on_its_way {
+        let len = match self.in_flight {
             Some(len) => len,
             None => {
                 // Before anything is taken: from there on there must be no waiting.
@@ -176,11 +187,11 @@ impl Outgoing {
                 let message = next.ok_or_else(|| self.sender.shared.closed(true))?;
                 let len = message.len();
                 self.sender.start_send_unpin(message)?;
-                *self.on_its_way.insert(len)
+                *self.in_flight.insert(len)
             }
         };
         self.sender.flush().await?;
-        self.on_its_way = None;
+        self.in_flight = None;
         self.tally.finish(true);
         Ok(len)
     }
@@ -192,9 +203,9 @@ impl Outgoing {
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for QueuedSender {
     fn drop(&mut self) {
-        // What is lost of it is told here, as messages.
+        // The warning below counts the messages that are lost, so the sender logs none.
         self.sender.discard();
         let messages = self.tally.end();
         if messages > 0 {
@@ -209,7 +220,7 @@ struct Outbox {
     waiting: VecDeque<Event>,
     /// Whether one of them is a message: then no more is read from the client.
     holds_message: bool,
-    /// How many may wait before messages sent are told together.
+    /// How many may wait before one `Sent` stands for several messages.
     bound: usize,
     /// Keeps its place in the line when a wait for room is interrupted.
     events: PollSender<Event>,
@@ -262,17 +273,5 @@ impl Drop for Outbox {
                 "a hub was dropped, and messages that it had received were not read"
             );
         }
-    }
-}
-
-/// That the hub's handles know the client.
-struct Entry {
-    shared: Arc<Shared>,
-    id: u64,
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.shared.remove(self.id);
     }
 }

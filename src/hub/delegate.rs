@@ -1,7 +1,10 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use crate::{DisconnectReason, Event, HubHandle, Peer, PipeHub};
+use super::event::{DisconnectReason, Event};
+use super::handle::HubHandle;
+use super::pipe_hub::PipeHub;
+use crate::Peer;
 
 /// The events of a [`PipeHub`] as callbacks, each of which does nothing unless it is written.
 ///
@@ -13,7 +16,8 @@ use crate::{DisconnectReason, Event, HubHandle, Peer, PipeHub};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {
-/// use asyncipc::{DisconnectReason, HubHandle, PipeClient, PipeDelegate, PipeServer};
+/// use asyncipc::hub::{DisconnectReason, HubHandle, PipeDelegate};
+/// use asyncipc::{PipeClient, PipeServer};
 /// use bytes::Bytes;
 ///
 /// /// Sends everything back.
@@ -97,7 +101,7 @@ impl PipeHub {
         delegate.on_create(&hub);
         while let Some(event) = self.next().await {
             match event {
-                // Told already, to clients as well.
+                // `on_create` has said so.
                 Event::Listening => {}
                 Event::Connected { id, peer } => delegate.on_connected(&hub, id, peer),
                 Event::Received { id, message } => delegate.on_recv(&hub, id, message),

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use asyncipc::endpoint;
+use asyncipc::hub::Event;
 use asyncipc::{
-    Endpoint, Error, Event, PipeClient, PipeConnection, PipeHub, PipeReceiver, PipeSender,
-    PipeServer,
+    Endpoint, Error, PipeClient, PipeConnection, PipeHub, PipeReceiver, PipeSender, PipeServer,
 };
 use bytes::BytesMut;
 use futures::{SinkExt, StreamExt};

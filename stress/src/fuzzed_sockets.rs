@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use asyncipc::endpoint;
-use asyncipc::{Endpoint, Event, PipeClient, PipeHub, PipeName, PipeServer};
+use asyncipc::hub::Event;
+use asyncipc::{Endpoint, PipeClient, PipeHub, PipeName, PipeServer};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use asyncipc::{DisconnectReason, Error, Event, Overflow, PipeHub, PipeServer};
+use asyncipc::hub::{DisconnectReason, Event, Overflow};
+use asyncipc::{Error, PipeHub, PipeServer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;

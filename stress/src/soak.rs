@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use asyncipc::{Endpoint, Event, PipeHub, PipeServer};
+use asyncipc::hub::Event;
+use asyncipc::{Endpoint, PipeHub, PipeServer};
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
 use rand::rngs::SmallRng;

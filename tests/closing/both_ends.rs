@@ -1,6 +1,7 @@
 //! Two ends that close or send at the same time do not wait for each other.
 
-use asyncipc::{DisconnectReason, Error, Event, PipeConnection};
+use asyncipc::hub::{DisconnectReason, Event};
+use asyncipc::{Error, PipeConnection};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

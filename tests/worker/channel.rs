@@ -1,6 +1,7 @@
 //! The channel is a connection like any other.
 
-use asyncipc::{Error, Event, PipeConnection, PipeServer};
+use asyncipc::hub::Event;
+use asyncipc::{Error, PipeConnection, PipeServer};
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::process::Command;

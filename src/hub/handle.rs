@@ -1,0 +1,234 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::event::DisconnectReason;
+use super::options::Overflow;
+use super::registry::Registry;
+use crate::{Error, PipeName, ServerStats, ShutdownHandle};
+
+/// Sends to the clients of a [`PipeHub`](crate::PipeHub). Any number of tasks can have one.
+///
+/// It does not keep the hub alive.
+#[derive(Clone, Debug)]
+pub struct HubHandle(Arc<Registry>);
+
+impl HubHandle {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        HubHandle(registry)
+    }
+
+    /// The pipe's name.
+    pub fn name(&self) -> &PipeName {
+        &self.0.name
+    }
+
+    /// The longest message that can be sent, in bytes. A longer one is [`Error::MessageTooLarge`].
+    pub fn max_message_size(&self) -> usize {
+        self.0.codec.max_message_size()
+    }
+
+    /// What the server has done so far, as [`PipeServer::stats`](crate::PipeServer::stats); also when
+    /// the hub has ended. In the hub of a client, the server at the other end counts as the only
+    /// client.
+    pub fn stats(&self) -> ServerStats {
+        self.0.stats.stats()
+    }
+
+    /// Puts a message into a client's queue, from which it goes out by itself. With
+    /// [`Overflow::Wait`] this waits for room.
+    ///
+    /// Whoever waits here in the task that reads the events reads none meanwhile: a client that
+    /// never reads would keep it there, and so would one that waits in the same way for this hub to
+    /// read. Where clients are not to be trusted, or send much in answer to what they get, use
+    /// [`try_send`](Self::try_send), [`Overflow::Disconnect`], or another task.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::UnknownClient`]: there is no such client, or it has left, also while this waits
+    /// - [`Error::QueueFull`]: with [`Overflow::Disconnect`]; the client is being disconnected
+    /// - [`Error::MessageTooLarge`]
+    /// - [`Error::ShutDown`]: also when the hub was dropped or has ended
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, it has sent nothing.
+    ///
+    /// # What `Ok` means
+    ///
+    /// That the hub has the message. [`flush`](Self::flush) waits until the system has it, and
+    /// [`Event::Sent`](super::Event::Sent) says so: what is still in the queue when the hub is dropped, or the process
+    /// ends, is lost.
+    pub async fn send(&self, id: u64, message: Bytes) -> Result<(), Error> {
+        if self.0.options.overflow == Overflow::Disconnect {
+            return self.try_send(id, message);
+        }
+        let queue = {
+            let clients = self.0.open()?;
+            let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
+            self.0.codec.header(message.len())?;
+            client.queue.clone()
+        };
+        let place = queue.reserve_owned().await;
+        let place = place.map_err(|_| self.0.gone(id))?;
+        // Under the lock, so that it is counted in its turn.
+        let clients = self.0.open()?;
+        let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
+        place.send(message);
+        client.tally.accept();
+        Ok(())
+    }
+
+    /// Waits until the system has all messages that were accepted for this client before this call.
+    /// The client need not have read them, but while it does not read, this can wait for ever.
+    ///
+    /// After that, the process can end without losing them. Not so on Windows, unless the pipe is in
+    /// message mode: the last write goes on in the background, and ends with the process. There, call
+    /// [`shutdown`](Self::shutdown) and read the events to their end.
+    ///
+    /// Also works after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), while what
+    /// waits is being sent. A task that reads the events and waits here reads none meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::UnknownClient`]: there is no such client, or it is gone already
+    /// - [`Error::Unsent`]: it is gone now, or the hub is, and some were not sent
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelling changes nothing.
+    pub async fn flush(&self, id: u64) -> Result<(), Error> {
+        let tally = self.0.tally(id);
+        let tally = tally.ok_or_else(|| self.0.unknown(id))?;
+        self.all_sent(id, tally.flushed().await)
+    }
+
+    /// As [`flush`](Self::flush), for all clients: the error is that of the first one that has any,
+    /// and comes when there is nobody left to wait for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsent`]
+    ///
+    /// # Cancel safety
+    ///
+    /// The same.
+    pub async fn flush_all(&self) -> Result<(), Error> {
+        let tallies = self.0.tallies();
+        // All from this moment on, and not each from when its turn comes.
+        let flushing = tallies.iter().map(|(id, tally)| (*id, tally.flushed()));
+        let flushing: Vec<_> = flushing.collect();
+        let flushed = flushing.into_iter().map(async |(id, it)| (id, it.await));
+        let flushed = join_all(flushed).await;
+        let mut flushed = flushed.into_iter();
+        flushed.try_for_each(|(id, lost)| self.all_sent(id, lost))
+    }
+
+    /// As [`send`](Self::send), without ever waiting.
+    ///
+    /// # Errors
+    ///
+    /// The same, and [`Error::QueueFull`] with either policy.
+    pub fn try_send(&self, id: u64, message: Bytes) -> Result<(), Error> {
+        let mut clients = self.0.open()?;
+        let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
+        self.0.codec.header(message.len())?;
+        let sent = client.queue.try_send(message);
+        let result = match &sent {
+            Ok(()) => {
+                client.tally.accept();
+                Ok(())
+            }
+            Err(TrySendError::Closed(_)) => Err(self.0.gone(id)),
+            Err(TrySendError::Full(_)) => {
+                self.0.overflowed(&mut clients, id);
+                Err(Error::QueueFull {
+                    pipe: self.0.name.clone(),
+                    id,
+                })
+            }
+        };
+        drop(clients);
+        // The message that was not taken. Its bytes may be the application's, with code of its own.
+        drop(sent);
+        result
+    }
+
+    /// Puts a message into the queue of every client, and says which ones had no room for it.
+    ///
+    /// Never waits, not even with [`Overflow::Wait`], because one client that does not read would
+    /// keep the next message from all others. Those that had no room do not get this message: the
+    /// caller can [`send`](Self::send) it to them in a task of their own, or disconnect them. With
+    /// [`Overflow::Disconnect`], that is being done.
+    ///
+    /// Everyone gets the messages of one task in the order of its calls.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MessageTooLarge`] and [`Error::ShutDown`]: then nobody gets it.
+    pub fn broadcast(&self, message: Bytes) -> Result<Vec<u64>, Error> {
+        let mut clients = self.0.open()?;
+        self.0.codec.header(message.len())?;
+        let mut full = Vec::new();
+        for (id, client) in clients.iter() {
+            match client.queue.try_send(message.clone()) {
+                Ok(()) => client.tally.accept(),
+                Err(TrySendError::Full(_)) => full.push(*id),
+                // It is gone.
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+        for id in &full {
+            self.0.overflowed(&mut clients, *id);
+        }
+        Ok(full)
+    }
+
+    /// Ends a client's connection. What waits in its queue is sent before, for up to the server's
+    /// drain timeout; nothing is received from it any more. Does not wait:
+    /// [`Event::Disconnected`](super::Event::Disconnected) says when it is done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownClient`], also when this was called before; [`Error::ShutDown`].
+    pub fn disconnect(&self, id: u64) -> Result<(), Error> {
+        let mut clients = self.0.open()?;
+        let client = clients.remove(&id).ok_or_else(|| self.0.unknown(id))?;
+        // If it is about to end anyway, it has a reason already.
+        let _ = client.end.send(DisconnectReason::Disconnected);
+        Ok(())
+    }
+
+    /// The numbers of those that can be sent to, the oldest first: nobody once the hub is shut
+    /// down.
+    pub fn clients(&self) -> Vec<u64> {
+        let clients = self.0.open();
+        clients.map_or_else(|_| Vec::new(), |it| it.keys().copied().collect())
+    }
+
+    /// Shuts the hub down: nobody is accepted, nothing is received, and nothing new can be sent.
+    /// What waits in the queues is sent for up to the server's drain timeout, then each client
+    /// gets its [`Event::Disconnected`](super::Event::Disconnected), and the stream ends. Does not wait.
+    pub fn shutdown(&self) {
+        self.0.shutdown.shutdown();
+    }
+
+    /// Does nothing but shut the hub down, and tells whether it is. It is also shut down when it has
+    /// ended by itself or was dropped.
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.0.shutdown.clone()
+    }
+
+    fn all_sent(&self, id: u64, lost: u64) -> Result<(), Error> {
+        match lost {
+            0 => Ok(()),
+            messages => Err(Error::Unsent {
+                pipe: self.0.name.clone(),
+                id,
+                messages,
+            }),
+        }
+    }
+}

@@ -1,0 +1,158 @@
+use std::time::Duration;
+
+use super::accept::PipeServer;
+use crate::connection::DEFAULT_LINGER;
+use crate::sys::{Limits, ListenOptions};
+use crate::{Access, Error, InvalidName, MessageCodec, PipeListener, PipeName};
+
+impl PipeServer {
+    /// Listens on `name` with every default. Clients can connect as soon as this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind`].
+    pub fn bind<N>(name: N) -> Result<Self, Error>
+    where
+        N: TryInto<PipeName>,
+        InvalidName: From<N::Error>,
+    {
+        Self::builder(name).bind()
+    }
+
+    /// Every knob, each with its default. A bad name is reported when binding.
+    pub fn builder<N>(name: N) -> ServerBuilder
+    where
+        N: TryInto<PipeName>,
+        InvalidName: From<N::Error>,
+    {
+        ServerBuilder {
+            name: name.try_into().map_err(InvalidName::from),
+            limits: Limits::default(),
+            codec: MessageCodec::default(),
+            linger: DEFAULT_LINGER,
+            low_latency: Duration::ZERO,
+            drain_timeout: Duration::from_secs(10),
+            platform: ListenOptions::default(),
+        }
+    }
+}
+
+/// How to listen. Can bind any number of times, one after the other.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it binds"]
+pub struct ServerBuilder {
+    name: Result<PipeName, InvalidName>,
+    limits: Limits,
+    codec: MessageCodec,
+    linger: Duration,
+    low_latency: Duration,
+    drain_timeout: Duration,
+    pub(crate) platform: ListenOptions,
+}
+
+impl ServerBuilder {
+    /// How many clients may be connected at a time. Default: as many as the system lets.
+    ///
+    /// Further clients wait: on Windows they find the pipe busy, which is waited for by clients of
+    /// this crate and by all that call WaitNamedPipe; on Unix they are connected by the system,
+    /// but not accepted until another leaves.
+    pub fn max_connections(mut self, clients: usize) -> Self {
+        self.limits.max_connections = clients;
+        self
+    }
+
+    /// Who may connect. Default: the owner alone.
+    pub fn access(mut self, access: Access) -> Self {
+        self.limits.access = access;
+        self
+    }
+
+    /// How many clients may wait to be accepted: on Windows the pipe instances that listen at a
+    /// time, default 8; on Unix the socket's backlog, default 1024, which the system may cap.
+    pub fn backlog(mut self, clients: u32) -> Self {
+        self.limits.backlog = Some(clients);
+        self
+    }
+
+    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
+    /// [`u32::MAX`].
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.codec = MessageCodec::new(bytes);
+        self
+    }
+
+    /// How long `close` waits for the peer to take the rest. Default 5 s. On Windows, a connection
+    /// that is dropped keeps the pipe as long, in the background, for the peer to take what was sent.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// How long a connection waits busily for the next message before it sleeps, asking the
+    /// system again and again: small round trips between two processes become several times as fast,
+    /// because nobody needs to be woken. Default zero: not at all.
+    ///
+    /// This takes processor time while waiting. Other tasks of the runtime have their turn between
+    /// two attempts, and after waits in vain the next ones sleep at once, up to 1024 of them. Worth
+    /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
+    /// loses when both ends are in one process, with many connections, and with rare messages.
+    /// Both ends should have it. Not in message mode.
+    pub fn low_latency(mut self, limit: Duration) -> Self {
+        self.low_latency = limit;
+        self
+    }
+
+    /// How long handlers may go on once the server is shut down. Default 10 s.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Listens, and speaks messages. Clients can connect as soon as this returns.
+    ///
+    /// On Unix the socket's file is made with mode 0600 before anyone can connect. The file of a
+    /// server that has died is replaced: only when nobody answers on it, and under a lock for this
+    /// path, which servers of this crate hold for a moment and never wait for. To a running server,
+    /// the question is a client that leaves at once. The lock is a file that nobody else can open,
+    /// removed at once: beside the socket, or where others could remove it there, in the user's own
+    /// folder below the temporary folder.
+    ///
+    /// A process that was forked from the server's may drop its copy of it: the file stays.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::InvalidName`], [`Error::InvalidOption`]
+    /// - [`Error::AddressInUse`]: another server listens there, or is just being bound, or something
+    ///   that is not a socket is in its place
+    /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
+    ///   user's
+    /// - [`Error::Io`]: also outside of a Tokio runtime, and when a dead server's file is in the way
+    ///   and there can be no lock
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
+    pub fn bind(&self) -> Result<PipeServer, Error> {
+        let listener = self.bind_bytes()?;
+        Ok(PipeServer::new(
+            listener,
+            self.codec,
+            self.low_latency,
+            self.drain_timeout,
+        ))
+    }
+
+    /// As [`bind`](Self::bind), for protocols that bring their own framing.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn bind_bytes(&self) -> Result<PipeListener, Error> {
+        PipeListener::new(
+            self.name.clone()?,
+            &self.limits,
+            &self.platform,
+            self.linger,
+        )
+    }
+}
