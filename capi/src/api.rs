@@ -12,10 +12,12 @@ use asyncipc::{Error, PipeName};
 
 use crate::callbacks::{Callbacks, Caller};
 use crate::failure::{self, Code, Failure};
+use crate::handle::Handle;
+use crate::handle_table;
+use crate::kind::{Kind, Role};
 use crate::logging;
 use crate::options::Key;
-use crate::pipe::{Kind, Pipe, Role};
-use crate::registry::{self, Handle};
+use crate::pipe::Pipe;
 
 /// Makes an instance, which does nothing before asyncipc_create(). `kind` is one of asyncipc_kind.
 /// The caller has to asyncipc_destroy() it.
@@ -29,7 +31,7 @@ pub unsafe extern "C" fn asyncipc_create_instance(kind: c_int, pipe: *mut *mut H
         }
         // SAFETY: not null; whoever calls says that it is a place for a pointer.
         unsafe { pipe.write(ptr::null_mut()) };
-        let handle = registry::add(Pipe::new(Kind::from_number(kind)?))?;
+        let handle = handle_table::add(Pipe::new(Kind::from_number(kind)?))?;
         // SAFETY: as above.
         unsafe { pipe.write(handle) };
         Ok(())
@@ -59,7 +61,7 @@ pub unsafe extern "C" fn asyncipc_init_logging(process_name: *const c_char) -> C
 /// the end of the pipe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_set_option(pipe: *mut Handle, option: c_int, value: u64) -> Code {
-    answer(|| registry::find(pipe)?.set_option(Key::from_number(option)?, value))
+    answer(|| handle_table::find(pipe)?.set_option(Key::from_number(option)?, value))
 }
 
 /// Begins. A server listens when this has returned, and clients can connect. A client connects in
@@ -89,7 +91,7 @@ pub unsafe extern "C" fn asyncipc_create(
     user: *mut c_void,
 ) -> Code {
     answer(|| {
-        let found = registry::find(pipe)?;
+        let found = handle_table::find(pipe)?;
         // SAFETY: whoever calls says that it is null or a text.
         let name = unsafe { text(name, "the name of the pipe") }?;
         let bad = |_| Failure::new(Code::InvalidName, format!("{name:?} is not UTF-8"));
@@ -123,7 +125,7 @@ pub unsafe extern "C" fn asyncipc_send(
     size: usize,
 ) -> Code {
     answer(|| {
-        let found = registry::find(pipe)?;
+        let found = handle_table::find(pipe)?;
         // SAFETY: whoever calls says that the bytes are there, until this returns.
         found.send(unsafe { message(data, size) }?)
     })
@@ -140,7 +142,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
     size: usize,
 ) -> Code {
     answer(|| {
-        let found = registry::find(pipe)?;
+        let found = handle_table::find(pipe)?;
         // SAFETY: whoever calls says that the bytes are there, until this returns.
         found.send_to(client, unsafe { message(data, size) }?)
     })
@@ -153,7 +155,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
 /// there, SHUT_DOWN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> Code {
-    answer(|| registry::find(pipe)?.disconnect(client))
+    answer(|| handle_table::find(pipe)?.disconnect(client))
 }
 
 /// Ends it orderly: nobody is accepted and nothing is received any more. What waits in the queues is
@@ -168,7 +170,7 @@ pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> 
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_exit(pipe: *mut Handle) -> Code {
-    answer(|| registry::find(pipe)?.exit())
+    answer(|| handle_table::find(pipe)?.exit())
 }
 
 /// Does what asyncipc_exit() does, and frees the pipe: from the beginning of this call, its handle is
@@ -184,7 +186,7 @@ pub unsafe extern "C" fn asyncipc_exit(pipe: *mut Handle) -> Code {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_destroy(pipe: *mut Handle) -> Code {
     answer(|| {
-        registry::remove(pipe)?.destroy();
+        handle_table::remove(pipe)?.destroy();
         Ok(())
     })
 }
@@ -202,7 +204,7 @@ fn answer(call: impl FnOnce() -> Result<(), Failure>) -> Code {
     let answered = catch_unwind(AssertUnwindSafe(call));
     match answered.unwrap_or_else(|panic| Err(Failure::panic(&*panic))) {
         Ok(()) => Code::Ok,
-        Err(failure) => failure::tell(failure),
+        Err(failure) => failure::set_last(failure),
     }
 }
 

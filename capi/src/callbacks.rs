@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fmt;
 
 use crate::failure::{self, Code, Failure};
-use crate::registry::Handle;
+use crate::handle::Handle;
 
 /// What a pipe calls. Each may be null. `user` is what asyncipc_create() was given.
 ///
@@ -136,5 +136,5 @@ impl fmt::Debug for Caller {
 
 /// The code, with the text where the callback finds it.
 fn code(failure: Option<Failure>) -> Code {
-    failure.map_or(Code::Ok, failure::tell)
+    failure.map_or(Code::Ok, failure::set_last)
 }

@@ -118,12 +118,12 @@ impl From<Error> for Failure {
 }
 
 thread_local! {
-    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
+    #[allow(clippy::missing_const_for_thread_local, reason = "it is const")]
     static LAST: RefCell<Option<CString>> = const { RefCell::new(None) };
 }
 
 /// Keeps the failure's text for [`last`], and gives its code.
-pub(crate) fn tell(failure: Failure) -> Code {
+pub(crate) fn set_last(failure: Failure) -> Code {
     let text = failure.text.replace('\0', "\\0");
     // A thread that is ending has no place for it any more.
     let _ = LAST.try_with(|last| last.replace(CString::new(text).ok()));

@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use asyncipc::hub::HubBuilder;
-use asyncipc::{
-    ClientBuilder, MessageCodec, PipeClient, PipeHub, PipeName, PipeServer, ServerBuilder,
-};
+use asyncipc::{ClientBuilder, PipeClient, PipeHub, PipeName, PipeServer, ServerBuilder};
 
 use crate::failure::{Code, Failure};
-use crate::pipe::Kind;
+use crate::kind::Kind;
 use crate::sys::{self, Transport};
 
-/// How long `send` waits for room, unless told otherwise.
+/// How long `send` waits for room, unless the option says otherwise.
 const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What asyncipc_set_option() sets. Those that say yes or no are 1 or 0, times are in milliseconds;
@@ -80,9 +78,9 @@ impl Key {
 
 /// Only what was set: everything else has the defaults of the builders.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options(BTreeMap<Key, u64>);
+pub(crate) struct PipeOptions(BTreeMap<Key, u64>);
 
-impl Options {
+impl PipeOptions {
     pub(crate) fn set(&mut self, key: Key, value: u64) -> Result<(), Failure> {
         let (least, most) = key.range();
         if !(least..=most).contains(&value) {
@@ -126,12 +124,6 @@ impl Options {
             client = client.linger(time);
         }
         client
-    }
-
-    /// The longest message that is sent, in bytes.
-    pub(crate) fn max_message_size(&self) -> usize {
-        let codec = self.size(Key::MaxMessageSize).map(MessageCodec::new);
-        codec.unwrap_or_default().max_message_size()
     }
 
     pub(crate) fn hub(&self) -> HubBuilder {

@@ -7,58 +7,11 @@ use asyncipc::PipeName;
 
 use crate::callbacks::Caller;
 use crate::failure::{Code, Failure};
-use crate::options::{Key, Options};
-use crate::run::{self, Run, Start};
+use crate::kind::{Kind, Role};
+use crate::options::{Key, PipeOptions};
+use crate::run::{self, Run};
 use crate::sync::lock;
-
-/// How bytes are moved, as programs know it that were written for completion routines or for
-/// overlapped I/O. What goes over the pipe is the same, and either end may have either.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// The default: on Windows by a completion port, elsewhere by a socket.
-    Async = 0,
-    /// On Windows by overlapped I/O of this library, which is faster for messages of 1 KiB and more;
-    /// elsewhere the same as ASYNCIPC_KIND_ASYNC.
-    Overlapped = 1,
-}
-
-/// Which end of the pipe it is.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Role {
-    /// The one that listens, for any number of clients.
-    Server = 0,
-    /// One that connects.
-    Client = 1,
-}
-
-impl Kind {
-    pub(crate) fn from_number(number: i32) -> Result<Self, Failure> {
-        match number {
-            0 => Ok(Kind::Async),
-            1 => Ok(Kind::Overlapped),
-            _ => Err(no_such("asyncipc_kind", number)),
-        }
-    }
-}
-
-impl Role {
-    pub(crate) fn from_number(number: i32) -> Result<Self, Failure> {
-        match number {
-            0 => Ok(Role::Server),
-            1 => Ok(Role::Client),
-            _ => Err(no_such("asyncipc_role", number)),
-        }
-    }
-}
-
-fn no_such(what: &str, number: i32) -> Failure {
-    let text = format!("there is no {what} {number}");
-    Failure::new(Code::InvalidArgument, text)
-}
+use crate::thread::Start;
 
 fn not_yet() -> Failure {
     Failure::new(Code::WrongState, "asyncipc_create was not called yet")
@@ -67,29 +20,30 @@ fn not_yet() -> Failure {
 #[derive(Debug)]
 pub(crate) struct Pipe {
     kind: Kind,
-    state: Mutex<State>,
+    state: Mutex<PipeState>,
     /// Whether no further callback may begin.
     silenced: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    options: Options,
-    /// The last one, which may be over.
+struct PipeState {
+    options: PipeOptions,
+    /// The last run, which may have ended.
     run: Option<Arc<Run>>,
     destroyed: bool,
 }
 
-impl State {
-    /// To be used, if it can be.
+impl PipeState {
+    /// The last run, if this process has created one.
     fn run(&self) -> Result<Arc<Run>, Failure> {
         let run = self.run.clone().ok_or_else(not_yet)?;
         run.is_of_this_process()?;
         Ok(run)
     }
 
+    /// The last run, if no other one can begin yet.
     fn running(&self) -> Option<&Run> {
-        self.run.as_deref().filter(|run| !run.may_be_followed())
+        self.run.as_deref().filter(|run| !run.allows_another())
     }
 }
 
@@ -120,9 +74,9 @@ impl Pipe {
             run.is_of_this_process()?;
         }
         if let Some(run) = state.running() {
-            return Err(run.is_in_the_way());
+            return Err(run.in_use());
         }
-        let (run, begun) = Run::start(Start {
+        let start = Start {
             name,
             role,
             kind: self.kind,
@@ -130,9 +84,11 @@ impl Pipe {
             caller,
             silenced: self.silenced.clone(),
             previous: state.run.clone(),
-        })?;
+        };
+        let run = start.run()?;
+        let outcome = run.outcome();
         state.run = Some(run);
-        begun
+        outcome
     }
 
     pub(crate) fn send(&self, message: &[u8]) -> Result<(), Failure> {
@@ -152,14 +108,14 @@ impl Pipe {
             // Under this lock, or another run could begin in between.
             let state = self.state();
             let run = state.run()?;
-            if run.is_in_its_last_callback() {
+            if run.is_called_from_last_callback() {
                 // Nothing is left to end, and another one may begin there.
                 return Ok(());
             }
             run.shut_down();
             run
         };
-        if !run::is_callback() {
+        if !run::is_in_callback() {
             run.wait_for_end();
         }
         Ok(())
@@ -168,7 +124,7 @@ impl Pipe {
     /// To be called once, when no handle leads here any more.
     pub(crate) fn destroy(&self) {
         self.state().destroyed = true;
-        if run::is_callback() {
+        if run::is_in_callback() {
             self.silenced.store(true, Ordering::Release);
         }
         // Fails where there is nothing to end.
@@ -179,7 +135,7 @@ impl Pipe {
         self.state().run()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PipeState> {
         lock(&self.state)
     }
 }

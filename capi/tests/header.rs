@@ -4,10 +4,10 @@ use std::path::Path;
 
 /// Where what C sees is.
 const SOURCES: [&str; 6] = [
-    "pipe.rs",
+    "kind.rs",
     "failure.rs",
     "options.rs",
-    "registry.rs",
+    "handle.rs",
     "callbacks.rs",
     "api.rs",
 ];

@@ -1,35 +1,29 @@
-//! Handles: numbers in the shape of pointers, none of which is ever used twice. So a handle whose
-//! pipe is destroyed is an error, and not a crash.
+//! Which pipe is behind which handle. Handles are numbers in the shape of pointers, and no number is
+//! used twice. So using the handle of a destroyed pipe is an error, and not a crash.
 
 use std::collections::HashMap;
 use std::ptr::without_provenance_mut;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use crate::failure::{Code, Failure};
+use crate::handle::Handle;
 use crate::pipe::Pipe;
 use crate::sync::lock;
 
-/// One end of a pipe: a server with all its clients, or a client. Only the functions here know what
-/// it is. Any thread can use it; after asyncipc_destroy() every use is ASYNCIPC_RESULT_INVALID_HANDLE.
-#[derive(Debug)]
-pub struct Handle {
-    _private: (),
-}
-
 #[derive(Default)]
-struct Registry {
+struct HandleTable {
     last: usize,
     pipes: HashMap<usize, Arc<Pipe>>,
 }
 
-static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
+static TABLE: LazyLock<Mutex<HandleTable>> = LazyLock::new(Mutex::default);
 
 pub(crate) fn add(pipe: Pipe) -> Result<*mut Handle, Failure> {
-    let mut registry = locked();
+    let mut table = locked();
     let full = || Failure::new(Code::Internal, "all numbers for pipes are used");
-    registry.last = registry.last.checked_add(1).ok_or_else(full)?;
-    let number = registry.last;
-    registry.pipes.insert(number, Arc::new(pipe));
+    table.last = table.last.checked_add(1).ok_or_else(full)?;
+    let number = table.last;
+    table.pipes.insert(number, Arc::new(pipe));
     Ok(without_provenance_mut(number))
 }
 
@@ -43,8 +37,8 @@ pub(crate) fn remove(handle: *mut Handle) -> Result<Arc<Pipe>, Failure> {
     pipe.ok_or_else(|| unknown(handle))
 }
 
-fn locked() -> MutexGuard<'static, Registry> {
-    lock(&REGISTRY)
+fn locked() -> MutexGuard<'static, HandleTable> {
+    lock(&TABLE)
 }
 
 fn unknown(handle: *mut Handle) -> Failure {
