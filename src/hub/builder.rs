@@ -84,7 +84,7 @@ impl HubBuilder {
 }
 
 impl PipeServer {
-    /// Makes a [`PipeHub`] of it, with every default. [`PipeHub::builder`] has the knobs.
+    /// Makes a [`PipeHub`] of it, with every default. [`PipeHub::builder`] has the options.
     ///
     /// # Panics
     ///
@@ -95,8 +95,8 @@ impl PipeServer {
 }
 
 impl PipeConnection {
-    /// Makes a [`PipeHub`] of it, with every default: for clients that think in events.
-    /// [`PipeHub::builder`] has the knobs.
+    /// Makes a [`PipeHub`] of it, with every default: for clients that handle events.
+    /// [`PipeHub::builder`] has the options.
     ///
     /// # Panics
     ///
@@ -107,7 +107,7 @@ impl PipeConnection {
 }
 
 impl PipeHub {
-    /// Every knob, each with its default.
+    /// Every option, each with its default.
     ///
     /// ```no_run
     /// # fn doc() -> Result<(), asyncipc::Error> {

@@ -122,13 +122,13 @@ impl HubClient {
                 () = self.outbox.deliver() => {}
                 sent = self.outgoing.send_next(), if self.outgoing.open => match sent {
                     Ok(len) => self.outbox.sent(id, len),
-                    // It has left. What it said before is still to be read.
+                    // The client has left. What it sent before is still to be read.
                     Err(Error::Closed { .. }) => self.outgoing.close(),
                     Err(error) => return DisconnectReason::Failed(error),
                 },
                 message = self.receiver.next(), if !self.outbox.holds_message => match message {
                     Some(Ok(message)) => self.outbox.received(id, message.freeze()),
-                    // Some systems tell apart whether it had read everything before it left.
+                    // `Closed`: on some systems, a client that left before it had read everything.
                     None | Some(Err(Error::Closed { .. })) => return DisconnectReason::Left,
                     Some(Err(error)) => return DisconnectReason::Failed(error),
                 },
@@ -136,7 +136,7 @@ impl HubClient {
         }
     }
 
-    /// Sends what waits in the queue, and closes when the client has read it.
+    /// Sends the queue, and closes when the client has read it.
     async fn drain(&mut self) {
         let id = self.id;
         let mut sending = self.outgoing.open;
@@ -166,22 +166,22 @@ struct QueuedSender {
     tally: Arc<Tally>,
     queue: mpsc::Receiver<Bytes>,
     sender: PipeSender,
-    /// The length of the message that was taken from the queue and is not with the system yet.
+    /// The length of the message that was taken from the queue and that the system has not taken yet.
     in_flight: Option<usize>,
     /// Whether the queue takes more.
     open: bool,
 }
 
 impl QueuedSender {
-    /// Hands the next message to the system, and says how long it was. Waits for one as long as
-    /// the queue is open; [`Error::Closed`] when there is none and will be none.
+    /// Hands the next message to the system, and returns its length. Waits for a message as long as
+    /// the queue is open; [`Error::Closed`] when the queue is closed and empty.
     ///
     /// Can be cancelled and called again.
     async fn send_next(&mut self) -> Result<usize, Error> {
         let len = match self.in_flight {
             Some(len) => len,
             None => {
-                // Before anything is taken: from there on there must be no waiting.
+                // Waits for room before it takes a message: cancelled after that, it would lose it.
                 poll_fn(|cx| self.sender.poll_ready_unpin(cx)).await?;
                 let next = self.queue.recv().await;
                 let message = next.ok_or_else(|| self.sender.shared.closed(true))?;
@@ -218,7 +218,7 @@ impl Drop for QueuedSender {
 /// Events of this client that the application has no room for yet.
 struct Outbox {
     waiting: VecDeque<Event>,
-    /// Whether one of them is a message: then no more is read from the client.
+    /// Whether one of them is a message. Then nothing more is read from the client.
     holds_message: bool,
     /// How many may wait before one `Sent` stands for several messages.
     bound: usize,
@@ -247,7 +247,7 @@ impl Outbox {
         });
     }
 
-    /// Gives the next event to the application; waits forever when there is none.
+    /// Delivers the next event to the application; waits forever if there is none.
     ///
     /// Can be cancelled and called again.
     async fn deliver(&mut self) {
@@ -257,7 +257,7 @@ impl Outbox {
         let room = poll_fn(|cx| self.events.poll_reserve(cx)).await;
         if let Some(event) = self.waiting.pop_front() {
             self.holds_message &= !matches!(event, Event::Received { .. });
-            // If the hub is gone, so is this task in a moment.
+            // No room means that the hub is gone, and then this task is about to end.
             let _ = room.and_then(|()| self.events.send_item(event));
         }
     }

@@ -11,8 +11,8 @@ use crate::Peer;
 /// They are called one at a time, in the order of the events, by [`PipeHub::run`]. Each gets the
 /// hub's handle: [`try_send`](HubHandle::try_send), [`broadcast`](HubHandle::broadcast),
 /// [`disconnect`](HubHandle::disconnect) and [`shutdown`](HubHandle::shutdown) never wait, so they
-/// can be called from here. A callback that takes long holds the clients back, and a thread of the
-/// runtime. One that panics ends the hub, and `run` with it.
+/// can be called from here. A callback that takes long holds up the clients, and a thread of the
+/// runtime. A panic in a callback ends the hub, and `run` with it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {

@@ -40,10 +40,10 @@ impl HubHandle {
     /// Puts a message into a client's queue, from which it goes out by itself. With
     /// [`Overflow::Wait`] this waits for room.
     ///
-    /// Whoever waits here in the task that reads the events reads none meanwhile: a client that
-    /// never reads would keep it there, and so would one that waits in the same way for this hub to
-    /// read. Where clients are not to be trusted, or send much in answer to what they get, use
-    /// [`try_send`](Self::try_send), [`Overflow::Disconnect`], or another task.
+    /// While the task that reads the events waits here, it reads none. A client that never reads can
+    /// stop it, and so can one that waits in the same way for this hub to read. If you do not trust
+    /// the clients, or they answer with much, use [`try_send`](Self::try_send),
+    /// [`Overflow::Disconnect`], or another task.
     ///
     /// # Errors
     ///
@@ -58,9 +58,9 @@ impl HubHandle {
     ///
     /// # What `Ok` means
     ///
-    /// That the hub has the message. [`flush`](Self::flush) waits until the system has it, and
-    /// [`Event::Sent`](super::Event::Sent) says so: what is still in the queue when the hub is dropped, or the process
-    /// ends, is lost.
+    /// The hub has the message. [`flush`](Self::flush) waits until the system has it, and
+    /// [`Event::Sent`](super::Event::Sent) says so. What is still in the queue when the hub is dropped
+    /// or the process ends is lost.
     pub async fn send(&self, id: u64, message: Bytes) -> Result<(), Error> {
         if self.0.options.overflow == Overflow::Disconnect {
             return self.try_send(id, message);
@@ -84,17 +84,17 @@ impl HubHandle {
     /// Waits until the system has all messages that were accepted for this client before this call.
     /// The client need not have read them, but while it does not read, this can wait for ever.
     ///
-    /// After that, the process can end without losing them. Not so on Windows, unless the pipe is in
-    /// message mode: the last write goes on in the background, and ends with the process. There, call
-    /// [`shutdown`](Self::shutdown) and read the events to their end.
+    /// After that, the process can end without losing them, except on Windows with a pipe that is not
+    /// in message mode: there the last write goes on in the background, and ends with the process. Call
+    /// [`shutdown`](Self::shutdown) and read the events to their end instead.
     ///
-    /// Also works after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), while what
-    /// waits is being sent. A task that reads the events and waits here reads none meanwhile.
+    /// Also works after [`disconnect`](Self::disconnect) and [`shutdown`](Self::shutdown), while the
+    /// queue is being sent. While the task that reads the events waits here, it reads none.
     ///
     /// # Errors
     ///
     /// - [`Error::UnknownClient`]: there is no such client, or it is gone already
-    /// - [`Error::Unsent`]: it is gone now, or the hub is, and some were not sent
+    /// - [`Error::Unsent`]: the client or the hub ended meanwhile, and some were not sent
     ///
     /// # Cancel safety
     ///
@@ -105,8 +105,8 @@ impl HubHandle {
         self.all_sent(id, tally.flushed().await)
     }
 
-    /// As [`flush`](Self::flush), for all clients: the error is that of the first one that has any,
-    /// and comes when there is nobody left to wait for.
+    /// As [`flush`](Self::flush), for all clients. It waits for all of them, and returns the error of
+    /// the oldest client that has one.
     ///
     /// # Errors
     ///
@@ -117,7 +117,7 @@ impl HubHandle {
     /// The same.
     pub async fn flush_all(&self) -> Result<(), Error> {
         let tallies = self.0.tallies();
-        // All from this moment on, and not each from when its turn comes.
+        // Each flush begins now, and not when the one before it is done.
         let flushing = tallies.iter().map(|(id, tally)| (*id, tally.flushed()));
         let flushing: Vec<_> = flushing.collect();
         let flushed = flushing.into_iter().map(async |(id, it)| (id, it.await));
@@ -151,19 +151,20 @@ impl HubHandle {
             }
         };
         drop(clients);
-        // The message that was not taken. Its bytes may be the application's, with code of its own.
+        // The message, if it was not taken. Dropping it may run the application's code, so not under
+        // the lock.
         drop(sent);
         result
     }
 
-    /// Puts a message into the queue of every client, and says which ones had no room for it.
+    /// Puts a message into the queue of every client, and returns the clients that had no room for it.
     ///
-    /// Never waits, not even with [`Overflow::Wait`], because one client that does not read would
-    /// keep the next message from all others. Those that had no room do not get this message: the
-    /// caller can [`send`](Self::send) it to them in a task of their own, or disconnect them. With
-    /// [`Overflow::Disconnect`], that is being done.
+    /// Never waits, not even with [`Overflow::Wait`]: one client that does not read would keep the next
+    /// message from all others. The clients that had no room do not get this message: the caller can
+    /// [`send`](Self::send) it to them in another task, or disconnect them. With
+    /// [`Overflow::Disconnect`], they are being disconnected.
     ///
-    /// Everyone gets the messages of one task in the order of its calls.
+    /// Each client gets the messages of one task in the order of the calls.
     ///
     /// # Errors
     ///
@@ -186,8 +187,8 @@ impl HubHandle {
         Ok(full)
     }
 
-    /// Ends a client's connection. What waits in its queue is sent before, for up to the server's
-    /// drain timeout; nothing is received from it any more. Does not wait:
+    /// Ends a client's connection. First its queue is sent, for up to the server's drain timeout;
+    /// nothing is received from it any more. Does not wait:
     /// [`Event::Disconnected`](super::Event::Disconnected) says when it is done.
     ///
     /// # Errors
@@ -201,22 +202,21 @@ impl HubHandle {
         Ok(())
     }
 
-    /// The numbers of those that can be sent to, the oldest first: nobody once the hub is shut
-    /// down.
+    /// The clients that can be sent to, the oldest first. Empty once the hub is shut down.
     pub fn clients(&self) -> Vec<u64> {
         let clients = self.0.open();
         clients.map_or_else(|_| Vec::new(), |it| it.keys().copied().collect())
     }
 
     /// Shuts the hub down: nobody is accepted, nothing is received, and nothing new can be sent.
-    /// What waits in the queues is sent for up to the server's drain timeout, then each client
-    /// gets its [`Event::Disconnected`](super::Event::Disconnected), and the stream ends. Does not wait.
+    /// The queues are sent for up to the server's drain timeout, then each client gets its
+    /// [`Event::Disconnected`](super::Event::Disconnected), and the stream ends. Does not wait.
     pub fn shutdown(&self) {
         self.0.shutdown.shutdown();
     }
 
-    /// Does nothing but shut the hub down, and tells whether it is. It is also shut down when it has
-    /// ended by itself or was dropped.
+    /// A handle that can shut the hub down, and tells whether it is. A hub that has ended by itself or
+    /// was dropped is shut down as well.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.0.shutdown.clone()
     }

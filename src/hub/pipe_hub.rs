@@ -15,7 +15,7 @@ use crate::server::SharedServer;
 /// All clients of a server in one object: a [`Stream`] of what happens to them, and a
 /// [`HubHandle`] to send to them.
 ///
-/// For programs that think in events. Where each client is a conversation of its own,
+/// For programs that handle events in one place. Where each client is a conversation of its own,
 /// [`PipeServer::serve`](crate::PipeServer::serve) is simpler. [`run`](Self::run) calls a
 /// [`PipeDelegate`](super::PipeDelegate) with the same events. Made from a single
 /// [`PipeConnection`](crate::PipeConnection), it is the same for a client.
@@ -54,25 +54,27 @@ use crate::server::SharedServer;
 /// # Order
 ///
 /// For each client, `Connected` comes first and `Disconnected` last, each once, and its messages
-/// come in the order in which it sent them. There is a `Sent` for what the system has taken, in the
-/// order of sending: what had none when `Disconnected` comes was not sent, or not entirely.
+/// come in the order in which it sent them. `Sent` says that the system has taken a message, in the
+/// order of sending. A message that has no `Sent` when `Disconnected` comes was not sent, or not
+/// entirely.
 ///
-/// # Slow ones
+/// # Slow clients
 ///
 /// Each client has a task and a queue of its own. One that does not read fills its queue, and
-/// [`Overflow`](super::Overflow) says what happens then; others do not notice. An application that does not read
-/// the events holds the clients back: nothing is read from them, and nobody is accepted, once a
-/// few events wait for it. What it has sent still goes out.
+/// [`Overflow`](super::Overflow) says what happens then; other clients are not affected. An
+/// application that does not read the events holds the clients back: once a few events are unread,
+/// nothing is read from the clients, and nobody is accepted. What the application has sent still goes
+/// out.
 ///
 /// # Ending
 ///
-/// A client that ends its sending direction has left: what waits in its queue is still sent, and
-/// nothing further.
+/// A client that ends its sending direction has left: its queue is still sent, and nothing more can
+/// be sent to it.
 ///
-/// [`HubHandle::shutdown`] ends it orderly; so does an error after which no client can come any more,
+/// [`HubHandle::shutdown`] ends it in order; so does an error after which no client can come any more,
 /// which is logged (see [`PipeServer::accept`](crate::PipeServer::accept)). Dropping the hub ends all connections at once, and
-/// what waits in the queues is lost, which is logged as a warning; nobody can connect any more, and
-/// the tasks end. [`HubHandle::flush_all`] waits before that until the system has everything.
+/// what is in the queues is lost, which is logged as a warning. Nobody can connect any more, and the
+/// tasks end. To lose nothing, wait for [`HubHandle::flush_all`] before.
 ///
 /// # Cancel safety
 ///
@@ -97,10 +99,10 @@ impl PipeHub {
         server: Option<SharedServer>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        // However that task ends, with its runtime too: nothing can be sent any more.
-        let over = registry.shutdown.on_drop();
+        // However the task ends, also with its runtime: nothing can be sent any more.
+        let shutdown = registry.shutdown.on_drop();
         let task = async move {
-            let _over = over;
+            let _shutdown = shutdown;
             task.await;
         };
         PipeHub {
@@ -140,7 +142,7 @@ impl FusedStream for PipeHub {
 
 impl Drop for PipeHub {
     fn drop(&mut self) {
-        // For the handles: there is nobody to send to any more.
+        // The handles can send to nobody any more.
         self.handle.shutdown();
         self.events.close();
         let mut messages = 0;

@@ -19,7 +19,7 @@ impl PipeServer {
         Self::builder(name).bind()
     }
 
-    /// Every knob, each with its default. A bad name is reported when binding.
+    /// Every option, each with its default. A bad name is reported when binding.
     pub fn builder<N>(name: N) -> ServerBuilder
     where
         N: TryInto<PipeName>,

@@ -177,7 +177,7 @@ where
     let handler = Arc::new(handler);
     let outcome = accept(&mut server, &handler, &mut handlers).await;
 
-    // From here on clients find nobody, and handlers can know.
+    // From now on no client finds the server, and handlers can see the shutdown.
     server.stop_listening();
     server.shutdown();
     tracing::debug!(pipe = %server.name(), handlers = handlers.len(), "draining");
@@ -209,7 +209,7 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            // First, or what those leave behind adds up while clients come without a pause.
+            // First: ended handlers would add up while clients come without a pause.
             Some(_) = handlers.join_next() => continue,
             accepted = server.accept() => accepted,
         };
@@ -232,7 +232,7 @@ async fn all(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// Runs the handler of one connection; what goes wrong in it stays in it.
+/// Runs the handler of one connection. Its errors and panics are logged, and end nothing else.
 async fn handle<H, F>(conn: PipeConnection, handler: Arc<H>)
 where
     H: Fn(PipeConnection) -> F,
@@ -245,7 +245,7 @@ where
     }
     let run = async {
         tracing::debug!("connected");
-        // The handler itself is called in here too: it may panic before its first await.
+        // Calls the handler in here too: it may panic before its first await.
         let handled = AssertUnwindSafe(async { handler(conn).await }).catch_unwind();
         match handled.await {
             Ok(Ok(())) => tracing::debug!("finished"),
