@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 /// Sends lines to another program, and prints what comes.
 #[derive(Parser)]
 struct Args {
-    /// The own name, on which the others find this program.
+    /// The name of this program, by which the others find it.
     name: String,
     /// The program that gets the lines.
     #[arg(long)]

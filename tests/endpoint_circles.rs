@@ -20,7 +20,7 @@ fn names(n: usize) -> Vec<String> {
         .collect()
 }
 
-/// One that gives nothing up: how long a busy machine takes is not what is tested here.
+/// A builder with time limits that no busy machine reaches: they are not what is tested here.
 fn patient(name: &str) -> EndpointBuilder {
     Endpoint::builder(name)
         .give_up_after(Duration::MAX)
@@ -28,7 +28,7 @@ fn patient(name: &str) -> EndpointBuilder {
         .drain_timeout(PATIENCE)
 }
 
-/// Reads an endpoint's events, of which none may tell of a loss.
+/// Reads the events of an endpoint. None of them may report a loss.
 fn watch(mut endpoint: Endpoint) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(event) = endpoint.next().await {
@@ -37,7 +37,7 @@ fn watch(mut endpoint: Endpoint) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// Whoever gets a ping answers with a pong, in a handler, from the first ping on.
+/// The handler of a ping answers with a pong, from the first ping on.
 fn pinger(name: &str, next: &str, heard: mpsc::UnboundedSender<u64>) -> Endpoint {
     let next = next.to_string();
     let bound = patient(name).bind_with(|handle| {
@@ -54,8 +54,8 @@ fn pinger(name: &str, next: &str, heard: mpsc::UnboundedSender<u64>) -> Endpoint
     bound.unwrap()
 }
 
-/// Every program of a ring sends so many pings to the next one, which answers to the one behind
-/// it, or in a ring of two to whoever asked.
+/// Every program of a ring sends so many pings to the next one. That one sends a pong to the program
+/// behind it, or in a ring of two to the sender.
 async fn pings_in_a_ring_of(n: usize, pings: u64) {
     let names = names(n);
     let (mut senders, mut all_heard, mut watches) = (Vec::new(), Vec::new(), Vec::new());
@@ -127,7 +127,7 @@ async fn a_handler_that_sends_more_than_is_taken_is_told_at_once_and_others_wait
                         }
                     };
                     let tried = own.try_send(&to, "drop", sent).is_err();
-                    // What it starts is not its own future: that one waits.
+                    // A task that a handler spawns is not the handler's own future, so it waits for room.
                     let waits = tokio::spawn(async move {
                         let sending = own.send(&to, "drop", "later");
                         tokio::time::timeout(Duration::from_millis(20), sending).await
@@ -142,14 +142,14 @@ async fn a_handler_that_sends_more_than_is_taken_is_told_at_once_and_others_wait
     let _running = tokio::spawn(endpoint.run());
     handle.send(&own, "flood", ()).await.unwrap();
     let (sent, tried, waits, error) = within(told.recv()).await.unwrap();
-    // Six wait, and one may be in hand.
+    // Six wait, and one may have been taken out of the queue.
     assert!((6..=7).contains(&sent), "{sent}");
     assert!(tried && waits);
     assert!(
         matches!(&error, EndpointError::QueueFull { to, messages: 6, .. } if *to == absent),
         "{error}"
     );
-    // What waits in all is in the way of those outside of handlers.
+    // What handlers have sent counts against senders outside of handlers, too.
     let error = handle.try_send(&absent, "drop", ()).unwrap_err();
     assert!(
         matches!(error, EndpointError::QueueFull { messages: 2, .. }),
@@ -157,8 +157,8 @@ async fn a_handler_that_sends_more_than_is_taken_is_told_at_once_and_others_wait
     );
 }
 
-/// Each asks the next one of a ring for a smaller number, down to zero. How many succeeded, and
-/// how many did not.
+/// Each program asks the next one of a ring for a smaller number, down to zero. Returns how many requests
+/// succeeded, and how many failed.
 async fn requests_in_a_ring_of(
     n: usize,
     requests: u64,
@@ -242,7 +242,7 @@ async fn a_handler_that_cannot_ask_is_told_which_bound_is_in_its_way() {
         let asking = patient(&asking).bind().unwrap();
         let handle = asking.handle();
         let _asking = tokio::spawn(asking.run());
-        // The first one waits for somebody who never comes.
+        // The first one waits for a program that never comes.
         let ask = || handle.request(&asked, "ask", "x".repeat(200));
         let mut all = FuturesUnordered::from_iter([ask(), ask()]);
         let error = within(all.next()).await.unwrap().unwrap_err().to_string();

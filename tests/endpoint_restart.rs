@@ -20,7 +20,7 @@ fn patient(name: &str) -> EndpointBuilder {
         .backoff(Duration::from_millis(1), Duration::from_millis(20))
 }
 
-/// Handles "count", by telling the number once `gate` lets it.
+/// Its handler for "count" passes the number on when it gets a permit of `gate`.
 fn counting(name: &str, gate: &Arc<Semaphore>, heard: &UnboundedSender<u64>) -> EndpointBuilder {
     let (gate, heard) = (gate.clone(), heard.clone());
     patient(name).on("count", move |message| {
@@ -34,7 +34,7 @@ fn counting(name: &str, gate: &Arc<Semaphore>, heard: &UnboundedSender<u64>) -> 
     })
 }
 
-/// As soon as the name is free.
+/// Binds as soon as the name is free.
 async fn bind(builder: EndpointBuilder) -> Endpoint {
     loop {
         match builder.clone().bind() {
@@ -71,7 +71,7 @@ async fn a_program_that_is_started_again_handles_nothing_before_the_one_before_i
         handle.send(&b, "count", n).await.unwrap();
     }
     let asked = tokio::spawn(async move { to.request(&b, "count", 8).await });
-    // Not even a request overtakes what the old one has.
+    // Not even a request overtakes what the old program still has.
     assert!(stays_pending(&mut Box::pin(hears.recv())).await);
     for n in 1..=8 {
         slow.add_permits(1);
@@ -130,7 +130,7 @@ async fn a_program_that_asks_to_end_a_connection_and_does_not_is_left_at_the_dra
     drop(first);
 }
 
-/// An error that a system call's is behind.
+/// An error whose source is the error of a system call.
 #[derive(Debug)]
 struct Failed(std::io::Error);
 
@@ -191,7 +191,7 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
         }
     });
     let mut endpoint = builder.bind().unwrap();
-    // It has the handlers too.
+    // It keeps the handlers as well.
     drop(builder);
     assert!(matches!(within(endpoint.next()).await, Some(Event::Ready)));
     let mut client = within(PipeClient::connect(&*name)).await.unwrap();
@@ -203,7 +203,7 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
         within(client.send(said.into())).await.unwrap();
     }
     assert!(stays_pending(&mut Box::pin(endpoint.next())).await);
-    // Where there are two directions, it can see when its connection is let go.
+    // Where directions end one by one, the client can see when the endpoint lets go of the connection.
     let client = match client.close_write().await {
         Ok(()) => Some(client),
         Err(_) => {
@@ -226,7 +226,7 @@ async fn requests_whose_caller_has_left_are_given_up_and_messages_are_not() {
     if let Some(mut client) = client {
         assert!(within(client.next()).await.is_none());
     }
-    // Nothing of the handlers is left but the one that makes them.
+    // The cancelled handlers are gone, and so is the one that is replaced here.
     endpoint.handle().on("hang", async |_| Ok(()));
     assert!(within(is_held.recv()).await.is_none());
 }

@@ -1,5 +1,5 @@
-//! What the application brings has code of its own, which may call the crate again: it is never run
-//! under a lock.
+//! The crate never runs code of the application under a lock: a waker, a destructor or a conversion may
+//! call the crate again.
 
 mod common;
 
@@ -15,8 +15,8 @@ use bytes::Bytes;
 use common::{PATIENCE, pair, pair_of, sample, transports, unique_name, within};
 use futures::{FutureExt, StreamExt};
 
-/// Fails when `test` waits for a lock that it holds itself. That blocks its thread for good, so it has
-/// one of its own.
+/// Fails when `test` waits for a lock that it holds itself. It has a thread of its own, because such a
+/// wait blocks the thread forever.
 fn in_a_thread<F: Future>(test: impl FnOnce() -> F + Send + 'static) {
     let (done, ended) = mpsc::channel();
     thread::spawn(move || {
@@ -65,7 +65,7 @@ impl AsRef<[u8]> for Hook {
     }
 }
 
-/// Calls the same when it wakes.
+/// A waker that calls the same when it is woken.
 impl Wake for Hook {
     fn wake(self: Arc<Self>) {
         (self.call)();
@@ -137,7 +137,7 @@ fn a_message_that_finds_no_room_may_use_the_hub_when_it_is_dropped() {
     in_a_thread(async || {
         let (hub, id, _client) = hub().await;
         let handle = hub.handle();
-        // Nothing else runs meanwhile.
+        // This thread does not yield, so no other task runs meanwhile.
         handle.try_send(id, "takes the room".into()).unwrap();
         let again = handle.clone();
         let (hook, calls) = Hook::new(move || assert_eq!(again.clients(), [id]));
@@ -197,7 +197,7 @@ fn a_message_of_any_size_may_send_another_one_when_it_is_dropped() {
                     assert_eq!(server.next().await.unwrap().unwrap(), sample(size, 0));
                 };
                 within(async { tokio::join!(sending, reading) }).await;
-                // The system may have it a moment before its memory is let go of.
+                // The message may be sent a moment before its memory is freed.
                 let dropped = async {
                     while calls.load(Ordering::Relaxed) == 0 {
                         tokio::task::yield_now().await;
@@ -219,7 +219,7 @@ fn a_task_that_has_given_up_receiving_may_use_the_sender_when_it_is_forgotten() 
         let again = sender.clone();
         let (hook, calls) = Hook::new(move || drop(again.flush().now_or_never()));
         let waker = Waker::from(Arc::new(hook));
-        // Whoever is about to wait for a message writes first what was sent.
+        // A receiver that is about to wait first writes what was sent.
         let polled = receiver.poll_next_unpin(&mut Context::from_waker(&waker));
         assert!(polled.is_pending());
         drop(waker);

@@ -273,9 +273,9 @@ impl EndpointHandle {
         self.0.shutdown.shutdown();
     }
 
-    /// Shuts the endpoint down from elsewhere, tells whether it has been shut down, and waits for that:
-    /// for code that only stops things, and for handlers that should end sooner. As
-    /// [`shutdown`](Self::shutdown).
+    /// Shuts the endpoint down, as [`shutdown`](Self::shutdown), tells whether it has been shut down, and
+    /// waits for that. For code that should do no more with the endpoint, and for handlers that should end
+    /// soon.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.0.shutdown.clone()
     }

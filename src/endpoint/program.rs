@@ -15,7 +15,7 @@ use super::handle::EndpointHandle;
 use super::life::Life;
 use crate::error::chain;
 use crate::server::SharedServer;
-use crate::{Error, InvalidName, PipeName};
+use crate::{Error, InvalidName, PipeName, ShutdownHandle};
 
 /// A program with a name: it listens on it, sends messages to others by theirs, and handles what
 /// comes by action and by sender. Needs the feature `endpoint`.
@@ -237,6 +237,11 @@ impl Endpoint {
     /// Sends, from anywhere.
     pub fn handle(&self) -> EndpointHandle {
         self.handle.clone()
+    }
+
+    /// Shuts the endpoint down from anywhere, as [`EndpointHandle::shutdown`].
+    pub fn shutdown_handle(&self) -> ShutdownHandle {
+        self.handle.shutdown_handle()
     }
 
     /// Reads the events until the endpoint is shut down, and logs them: for programs that have a

@@ -1,4 +1,4 @@
-//! Names, how an endpoint listens, and what its errors are as errors of the standard library.
+//! Names, how an endpoint listens, its shutdown handle, and the kinds of its errors.
 
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -26,7 +26,7 @@ async fn a_name_can_be_a_text_or_a_pipe_name_and_a_bad_one_is_reported_when_bind
     }
     let mut endpoint = bind(Endpoint::builder(name.as_str())).await;
     assert_eq!((endpoint.pipe(), endpoint.name()), (&pipe, name.as_str()));
-    // Its full path is another way to say its name.
+    // The full path of its pipe reaches it as well.
     let handle = endpoint.handle();
     handle.send(&pipe.to_string(), "hello", ()).await.unwrap();
     assert_eq!(message(&mut endpoint).await.from, name);
@@ -58,7 +58,7 @@ async fn no_more_programs_are_connected_than_may_be() {
     let mut first = Raw::connect(&name).await;
     first.says(json!({"action": "first", "from": "raw"})).await;
     assert_eq!(message(&mut endpoint).await.action, "first");
-    // On Windows it waits for the pipe, elsewhere it is connected and is not accepted.
+    // On Windows the second one waits for the pipe. Elsewhere the system connects it, and it waits to be accepted.
     let mut second = pin!(async {
         let mut second = Raw(PipeClient::connect(&name).await.unwrap());
         second
@@ -84,7 +84,7 @@ async fn a_connection_that_ends_lingers_for_as_long_as_the_builder_says() {
     let mut server = asyncipc::PipeServer::bind(&b).unwrap();
     let mut endpoint = bind(patient(&a).linger(SOON)).await;
     endpoint.handle().send(&b, "hello", ()).await.unwrap();
-    // It does not read what it was sent.
+    // The server does not read what it was sent.
     let connected = within(server.accept()).await.unwrap();
     assert!(stays_pending(&mut endpoint.next()).await);
     endpoint.handle().shutdown();
@@ -164,14 +164,14 @@ async fn an_error_keeps_its_kind_as_an_error_of_the_standard_library() {
 async fn a_shutdown_handle_shuts_the_endpoint_down_and_tells_so() {
     let name = unique_name("stop");
     let mut endpoint = bind(patient(&name)).await;
-    let stop = endpoint.handle().shutdown_handle();
+    let stop = endpoint.shutdown_handle();
     let mut requested = pin!(stop.requested());
     assert!(stays_pending(&mut requested).await);
     assert!(!stop.is_shut_down());
     endpoint.handle().shutdown_handle().shutdown();
     assert!(stop.is_shut_down());
     within(requested).await;
-    // From that moment on.
+    // Nothing is taken for sending from that moment on.
     let error = endpoint.handle().try_send(&name, "late", ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotConnected);
     assert!(matches!(event(&mut endpoint).await, Event::Closed));

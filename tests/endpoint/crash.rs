@@ -55,7 +55,8 @@ async fn bind_server(name: &str) -> PipeServer {
     within(binding).await
 }
 
-/// A connection of this crate that is dropped goes on reading for a while. A crash does not.
+/// Not with a connection of this crate: when it is dropped, it goes on reading for a while. A crashed
+/// program does not.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn what_a_crashed_program_had_not_read_is_lost_and_linux_says_so() {
@@ -73,7 +74,7 @@ async fn what_a_crashed_program_had_not_read_is_lost_and_linux_says_so() {
         stream.read_exact(&mut [0; 4]).unwrap();
         stream
     });
-    // All of it is with the system then.
+    // The system has all of it then.
     let crashes = within(reading).await.unwrap();
     assert!(stays_pending(&mut from.next()).await);
     drop(crashes);
@@ -89,12 +90,12 @@ async fn what_a_crashed_program_had_not_read_is_lost_and_linux_says_so() {
     assert_eq!(to.hears().await["action"], "second");
 }
 
-/// In processes of their own: three that are killed in the middle, and one that lives to the end.
+/// The receivers are processes of their own: three are killed in the middle, and one lives to the end.
 #[tokio::test]
 async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_lost_or_comes_twice() {
     const TEST: &str = "crash::when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_lost_or_comes_twice";
     if let Some(name) = common::role() {
-        // Says what it has handled, until it is killed or told to end.
+        // Prints what it has handled, until it is killed or told to end.
         let builder = patient(&name).on("count", async |message| {
             println!("handled {}", message.data);
             Ok(())
@@ -123,7 +124,7 @@ async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_los
         handle.send(&to, "end", ()).await.unwrap();
         n
     });
-    // What is told besides: those that were killed had not read everything.
+    // The events may say that a killed receiver had not read everything.
     let events = tokio::spawn(async move {
         while let Some(event) = from.next().await {
             match event {
@@ -141,7 +142,7 @@ async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_los
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut handled: Vec<usize> = Vec::new();
         while let Some(line) = within(lines.next_line()).await.unwrap() {
-            // The test harness writes there too.
+            // The test harness prints there too.
             let Some((_, n)) = line.split_once("handled ") else {
                 continue;
             };
@@ -158,14 +159,14 @@ async fn when_the_receiver_is_killed_the_order_stays_and_only_what_it_had_is_los
     }
     let sent = within(sending).await.unwrap();
     for handled in &generations {
-        // Within one life, none is missing and none is out of order.
+        // Within one life, no message is missing, and none is out of order.
         assert!(
             handled.windows(2).all(|it| it[1] == it[0] + 1),
             "{handled:?}"
         );
     }
     for lives in generations.windows(2) {
-        // From one life to the next, some are lost, or one comes twice.
+        // From one life to the next, some messages are lost, or one comes twice.
         assert!(lives[1][0] >= lives[0][lives[0].len() - 1], "{lives:?}");
     }
     assert_eq!(generations[0][0], 0);

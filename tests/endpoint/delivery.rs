@@ -26,7 +26,7 @@ async fn what_is_sent_before_the_other_side_is_there_is_delivered_in_order_once_
     for n in 0..50 {
         assert_eq!(heard(&mut hears).await, n);
     }
-    // The handler for it may not have been there yet.
+    // Its handler may have been set after it came.
     match within(request).await {
         Ok(reply) => assert_eq!(reply, "replied"),
         Err(error) => assert!(matches!(error, EndpointError::Refused { .. }), "{error}"),
@@ -55,7 +55,7 @@ async fn nothing_is_lost_and_nothing_comes_twice_when_the_other_side_is_started_
         endpoint.handle().shutdown();
         assert!(undelivered_until_closed(&mut endpoint).await.is_empty());
         drop(endpoint);
-        // The handlers are gone: what they had heard before the end is all there is.
+        // The handlers are gone, so nothing comes but what they had sent before the end.
         while let Some(message) = within(hears.recv()).await {
             assert_eq!(message.data, next);
             next += 1;
@@ -76,7 +76,7 @@ async fn a_queue_is_bounded_and_whoever_finds_it_full_is_told() {
     let from = bind(patient(&a).queue(3)).await;
     let handle = from.handle();
     let mut sent = 0;
-    // Three wait, and one is in hand, once it was taken.
+    // Three wait, and one was taken out of the queue.
     let error = loop {
         match handle.try_send(&b, "count", sent) {
             Ok(()) => sent += 1,
@@ -89,7 +89,7 @@ async fn a_queue_is_bounded_and_whoever_finds_it_full_is_told() {
         matches!(&error, EndpointError::QueueFull { to, messages: 3, .. } if *to == b),
         "{error}"
     );
-    // Others have queues of their own.
+    // Other programs have queues of their own.
     handle.try_send(&a, "count", 0).unwrap();
 
     let mut cancelled = Box::pin(handle.send(&b, "count", "cancelled"));
@@ -113,7 +113,7 @@ async fn everyone_who_waits_for_room_gets_it_in_turn() {
     let senders = (0..8).map(|_| {
         let (handle, b, served) = (endpoint.handle(), b.clone(), served.clone());
         tokio::spawn(async move {
-            // Those who had their turns go on until everyone has had them.
+            // A sender that had its turns goes on until all have had theirs.
             for sent in 1.. {
                 handle.send(&b, "count", ()).await.unwrap();
                 if sent == 20 {
@@ -136,7 +136,7 @@ async fn sending_does_not_wait_for_room_for_ever() {
     let [a, nobody] = ["a", "nobody"].map(|it| unique_name(&format!("room-{it}")));
     let from = bind(patient(&a).queue(1).give_up_after(SOON)).await;
     let handle = from.handle();
-    // Nobody reads the events here: what is given up stays in hand when there are many.
+    // Nobody reads the events here, so what is given up stays when there are many of them.
     let sending = async {
         loop {
             if let Err(error) = handle.send(&nobody, "count", ()).await {
@@ -188,7 +188,7 @@ async fn what_cannot_be_delivered_comes_back_in_order_with_the_reason() {
         matches!(error, EndpointError::Undelivered { .. }),
         "{error:?}"
     );
-    // It was told to whoever asked, and to nobody else.
+    // The requester got the error, and there is no event.
     assert!(stays_pending(&mut from.next()).await);
 }
 
@@ -209,7 +209,7 @@ async fn a_program_that_does_not_read_gets_the_message_later_or_its_sender_gets_
         }
         other => panic!("{other:?}"),
     }
-    // The next one does not go out behind half a message.
+    // The next message does not follow half of this one.
     from.handle().send(&b, "small", ()).await.unwrap();
     let mut reads = Raw::accept(&mut server).await;
     assert_eq!(reads.hears().await["action"], "small");
@@ -219,7 +219,7 @@ async fn a_program_that_does_not_read_gets_the_message_later_or_its_sender_gets_
 async fn an_idle_endpoint_notices_that_the_other_side_has_left_and_keeps_nothing_for_it() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("idle-{it}")));
     let from = bind(patient(&a)).await;
-    // On Windows, listening has a task of its own.
+    // Before the count: on Windows, listening has a task of its own.
     let mut server = PipeServer::bind(&b).unwrap();
     let tasks = tokio::runtime::Handle::current().metrics();
     let before = tasks.num_alive_tasks();

@@ -32,8 +32,8 @@ async fn an_application_that_does_not_read_the_events_holds_the_others_back() {
 #[tokio::test]
 async fn that_nobody_reads_the_events_is_logged_once_until_they_were_read() {
     let (log, _logging) = Log::begin();
-    // Another test's thread may have been there before our subscriber, and have noted that nobody
-    // is interested.
+    // The thread of another test may have reached the call site before this subscriber was there, and
+    // have cached that nobody is interested.
     tracing::callsite::rebuild_interest_cache();
     let warnings = || log.text().matches("nobody reads the events").count();
 
@@ -79,7 +79,7 @@ async fn the_log_says_whose_message_is_lost_and_how_long_it_is_but_not_what_is_i
     for _ in 0..100 {
         client.says(&message).await;
     }
-    // One waits for room among the events.
+    // One of them waits for room among the events.
     assert!(stays_pending(&mut std::future::pending::<()>()).await);
     drop(endpoint);
     within(async {

@@ -56,7 +56,7 @@ async fn a_plain_server_answers_and_sends_on_the_connection_that_was_made_to_it(
         let request = to.hears().await;
         assert_eq!(request["from"], json!(a));
         assert_eq!(request["data"], "x");
-        // Something else first, in both kinds, and a reply to nothing.
+        // First a message, a request, and a reply that nobody waits for.
         to.says(json!({"action": "news", "from": "raw"})).await;
         to.says(json!({"reply": u64::MAX, "data": "nobody asked"}))
             .await;
@@ -116,7 +116,7 @@ async fn a_message_that_is_no_envelope_is_told_and_its_connection_goes_on() {
         }
         assert!(error.to_string().contains(expected), "{bad}: {error}");
     }
-    // Whoever waits for a reply gets one.
+    // A request gets a reply.
     client
         .says(json!({"action": ["ping"], "from": "raw", "id": 5}))
         .await;
@@ -137,7 +137,7 @@ async fn a_frame_that_ends_early_ends_its_connection_alone() {
     let mut other = Raw::connect(&name).await;
     for (bytes, expected) in [
         (&[0, 0, 0, 10, b'{'][..], "ended inside a message"),
-        // That it is above the limit is told, and that it ends early is no news then.
+        // The error says that it is above the limit. That it ends early as well is not reported.
         (
             &[0, 0, 0, 101][..],
             "a message of 101 bytes is above the limit",
@@ -160,14 +160,14 @@ async fn a_frame_that_ends_early_ends_its_connection_alone() {
     assert!(stays_pending(&mut endpoint.next()).await);
 }
 
-/// A program that runs. What it says goes to a file: under Wine, Node cannot say anything to a pipe.
+/// A running program. Its output goes to a file: under Wine, Node cannot write to a pipe.
 struct Peer {
     child: tokio::process::Child,
     said: PathBuf,
 }
 
 impl Peer {
-    /// Runs this file of `tests/peers`, where what runs it is there.
+    /// Runs this file of `tests/peers`; `None` if `program`, which runs it, is not installed.
     async fn start(program: &str, file: &str, args: &[&str]) -> Option<Self> {
         let found = match program {
             "node" => std::env::var_os("ASYNCIPC_NODE"),
@@ -202,7 +202,7 @@ impl Peer {
         Some(Peer { child, said })
     }
 
-    /// What it has said, in lines, when it has ended well.
+    /// Waits until it has ended with success. Returns the lines of its output.
     async fn ends(mut self) -> Vec<String> {
         let status = within(self.child.wait()).await.unwrap();
         let said = std::fs::read_to_string(&self.said).unwrap();

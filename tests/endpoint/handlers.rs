@@ -57,7 +57,7 @@ async fn a_message_goes_to_the_handlers_for_its_action_and_its_sender_or_else_to
     assert_eq!(rest.parse::<Thing>().unwrap(), thing);
     assert!(rest.parse::<Vec<u8>>().is_err());
     assert!(!rest.wants_reply());
-    // Nothing was in the stream that a handler had.
+    // What a handler had was not in the stream.
     assert!(stays_pending(&mut to.next()).await);
 }
 
@@ -72,7 +72,7 @@ async fn a_handler_can_come_later_and_takes_the_place_of_the_one_before() {
     assert_eq!(handle.request(&b, "open", 1).await.unwrap(), "first");
     to.handle().on("open", async |_| Ok("second"));
     assert_eq!(handle.request(&b, "open", 2).await.unwrap(), "second");
-    // It answers only what there is no handler of the action for.
+    // The handler for a sender answers only if there is none for the action.
     to.handle().on_from(&a, async |_| Ok("by sender"));
     assert_eq!(handle.request(&b, "open", 3).await.unwrap(), "second");
     assert_eq!(handle.request(&b, "other", 3).await.unwrap(), "by sender");
@@ -86,7 +86,7 @@ async fn handlers_that_need_the_handle_miss_nothing_and_keep_nothing_alive() {
         .on("double", async |message| Ok(2 * message.parse::<u64>()?));
     let handle = from.handle();
     let (asks, to) = (a.clone(), b.clone());
-    // It waits for the other side to be there, and comes first.
+    // It waits until the other side is there, and is the first to come.
     let request = tokio::spawn(async move { handle.request(&to, "quadruple", 5).await });
     let kept = Arc::new(());
     let (state, is_kept) = (kept.clone(), Arc::downgrade(&kept));

@@ -20,8 +20,7 @@ async fn a_message_above_the_limit_is_left_out_and_told_and_its_connection_goes_
     let mut endpoint = bind(builder.on("ping", async |_| Ok("pong"))).await;
     let mut client = Raw::connect(&name).await;
     for size in [1001, 5000, 100_000, LARGE] {
-        // What is before it and behind it goes out in one with it. What is left out looks like
-        // frames.
+        // The messages before and behind it are written together with it. Its content looks like frames.
         let ping = |id| json!({"action": "ping", "from": "raw", "id": id}).to_string();
         let frames = [
             Bytes::from(ping(1)),
@@ -85,7 +84,7 @@ async fn whoever_sends_what_is_above_the_limit_of_the_other_side_is_told_and_the
         let text = told.to_string();
         assert!(text.ends_with("is above the limit of 1000 bytes"), "{text}");
 
-        // Of requests, those who asked are told, while others are on their way.
+        // The requesters get the error, while other requests are on their way.
         let asking = [&large[..], "x", &large, "xx"].map(|it| handle.request(&b, "size", it));
         let [first, one, third, two] =
             <[_; 4]>::try_from(within(futures::future::join_all(asking)).await).unwrap();
@@ -102,7 +101,7 @@ async fn whoever_sends_what_is_above_the_limit_of_the_other_side_is_told_and_the
             assert!(matches!(told, EndpointError::TooLarge { .. }), "{told}");
         }
     }
-    // Each was told once.
+    // Each error came once.
     assert!(stays_pending(&mut to.next()).await);
     assert!(stays_pending(&mut from.next()).await);
 }
@@ -160,8 +159,8 @@ async fn no_more_than_so_many_bytes_of_a_connection_are_in_hand_and_replies_come
         });
     let endpoint = bind(builder).await;
     let _other = bind(patient(&b).on("ping", async |_| Ok("x".repeat(50_000)))).await;
-    // The second one comes while fewer bytes are in hand than may be. A longer one is read alone.
-    // Three of them fit into a Windows pipe, where they wait.
+    // The second of the short ones is read while the first is below the limit. A long one is read alone.
+    // The other three fit into a Windows pipe, where they wait.
     for (data, at_a_time) in [("x".repeat(6_000), 2), ("x".repeat(20_000), 1)] {
         let mut client = Raw::connect(&a).await;
         begun.store(0, Ordering::Relaxed);
@@ -195,7 +194,7 @@ async fn messages_that_are_no_envelopes_and_rejections_count_among_the_bytes_in_
         json!({"from": "raw", "action": text, "id": text}),
     ] {
         let builder = patient(&unique_name("bytes-in-events")).handlers(10_000);
-        // Nobody reads its events.
+        // Nobody reads the events.
         let endpoint = bind(builder.bytes_in_hand(50_000)).await;
         let mut client = Raw::connect(endpoint.name()).await;
         let mut taken = 0;
@@ -223,7 +222,7 @@ async fn what_comes_from_someone_who_has_asked_to_end_the_connection_is_bounded_
     if cfg!(windows) {
         return skipped("pipes have no end of one direction");
     }
-    // It sends nothing more.
+    // The endpoint has closed its direction.
     assert!(within(other.0.next()).await.is_none());
     let json = json!({"from": "raw", "action": "wait", "data": "x".repeat(20_000)});
     for taken in 0.. {

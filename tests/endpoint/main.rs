@@ -22,7 +22,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-/// What becomes too late, where a test waits for that.
+/// A time limit, where a test waits until it has passed.
 const SOON: Duration = Duration::from_millis(20);
 
 /// More than any platform's pipe holds.
@@ -38,8 +38,8 @@ fn patient(name: &str) -> EndpointBuilder {
         .backoff(Duration::from_millis(1), SOON)
 }
 
-/// An endpoint of a name that is free, or soon will be: on Windows a name is taken until the last
-/// connection has ended.
+/// Binds as soon as the name is free: on Windows it is taken until the last connection has ended. Reads
+/// the first event.
 async fn bind(builder: EndpointBuilder) -> Endpoint {
     let binding = async {
         loop {
@@ -54,7 +54,7 @@ async fn bind(builder: EndpointBuilder) -> Endpoint {
     endpoint
 }
 
-/// A program that handles `action` by handing its messages to the test.
+/// A program whose handler for `action` passes the messages on to the test.
 async fn collecting(name: &str, action: &str) -> (Endpoint, UnboundedReceiver<Envelope>) {
     let (heard, hears) = mpsc::unbounded_channel();
     let builder = patient(name).on(action, move |message| {
@@ -64,7 +64,7 @@ async fn collecting(name: &str, action: &str) -> (Endpoint, UnboundedReceiver<En
     (bind(builder).await, hears)
 }
 
-/// What a handler does that never ends.
+/// The future of a handler that never ends.
 async fn for_ever() -> Result<(), BoxError> {
     std::future::pending().await
 }
@@ -89,7 +89,7 @@ async fn error(endpoint: &mut Endpoint) -> EndpointError {
     }
 }
 
-/// Reads events to the end: what was not delivered, which must be all but the last.
+/// Reads the events to the end: they must be undelivered messages, which it returns.
 async fn undelivered_until_closed(endpoint: &mut Endpoint) -> Vec<(String, Envelope)> {
     let mut undelivered = Vec::new();
     loop {

@@ -32,7 +32,7 @@ async fn a_request_is_answered_with_what_its_handler_returns_in_both_directions(
     for (n, doubled) in within(futures::future::join_all(requests)).await {
         assert_eq!(doubled, 2 * n);
     }
-    // To itself, too.
+    // An endpoint can ask itself, too.
     assert_eq!(one.handle().request(&a, "double", 3).await.unwrap(), 6);
 }
 
@@ -69,7 +69,7 @@ async fn a_request_is_refused_when_its_handler_fails_or_panics_or_is_not_there()
         assert!(reason.contains(expected), "{error}");
         assert!(error.to_string().contains(action), "{error}");
     }
-    // Those who asked know: the other side need not hear of it.
+    // The requester got the error: there is no event on the other side.
     assert!(stays_pending(&mut to.next()).await);
 }
 
@@ -77,8 +77,8 @@ async fn a_request_is_refused_when_its_handler_fails_or_panics_or_is_not_there()
 async fn two_programs_can_ask_each_other_from_within_their_handlers() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("nested-{it}")));
     let (one, two) = (bind(patient(&a)).await, bind(patient(&b)).await);
-    // Each asks the other for a smaller number, down to zero: also while handling a message,
-    // behind which others wait.
+    // Each asks the other for a smaller number, down to zero. Later the first question comes from the
+    // handler of a message, behind which other messages wait.
     for (endpoint, other) in [(&one, b.clone()), (&two, a.clone())] {
         let handle = endpoint.handle();
         let sum = move |message: Envelope| {
@@ -157,7 +157,7 @@ async fn a_request_that_is_not_answered_ends_at_its_deadline_and_says_what_is_kn
     let from = bind(patient(&a).request_timeout(SOON)).await;
     let _to = bind(patient(&b).on("wait", async |_| for_ever().await)).await;
     for (to, known) in [(&b, "it has not answered"), (&nobody, "no server listens")] {
-        // On a busy machine, little is known so soon.
+        // On a busy machine, the reason may not be known so soon.
         let asking = async {
             loop {
                 let error = from.handle().request(to, "wait", ()).await.unwrap_err();

@@ -46,7 +46,7 @@ async fn only_messages_count_among_those_that_were_not_handled() {
     client
         .says(json!({"action": "large", "from": "raw", "id": 1}))
         .await;
-    // It has begun to reply, which it cannot finish.
+    // The endpoint has begun to write the reply, and cannot finish it.
     assert!(stays_pending(&mut endpoint.next()).await);
     endpoint.handle().shutdown();
     let error = error(&mut endpoint).await;
@@ -66,7 +66,7 @@ async fn the_drain_timeout_is_that_of_the_shutdown_for_connections_that_are_made
         .bind()
         .unwrap();
     assert!(matches!(endpoint.next().await, Some(Event::Ready)));
-    // More than can be sent while the other side does not read.
+    // More than a pipe holds while the other side does not read.
     let large = "x".repeat(LARGE);
     endpoint.handle().send(&b, "hello", large).await.unwrap();
     let began = tokio::time::Instant::now();
@@ -113,7 +113,7 @@ async fn shutting_down_delivers_what_was_accepted_and_then_closes() {
 async fn who_has_connected_before_the_end_is_heard_although_not_accepted_yet() {
     let name = unique_name("last-call");
     let mut endpoint = bind(patient(&name)).await;
-    // Nothing here lets the endpoint's task run.
+    // This thread does not yield, so the endpoint's task does not run meanwhile.
     #[cfg(unix)]
     let mut client = std::os::unix::net::UnixStream::connect(endpoint.pipe().as_path()).unwrap();
     #[cfg(windows)]
@@ -225,7 +225,7 @@ async fn what_is_left_at_the_drain_timeout_is_told() {
     }
     let mut request = Box::pin(handle.request(&nobody, "ask", ()));
     assert!(stays_pending(&mut request).await);
-    // Two that are being handled, and a client that does not leave when it is asked to.
+    // A message and a request that are being handled, and a client that does not leave when it is asked to.
     let mut client = Raw::connect(&a).await;
     client.says(json!({"action": "wait", "from": "raw"})).await;
     client
@@ -289,7 +289,7 @@ async fn dropping_an_endpoint_ends_everything_and_leaves_no_task() {
     assert!(tasks.num_alive_tasks() >= 5);
 
     drop(from);
-    // The message that was on its way is not whole, and nothing comes behind it.
+    // Only a part of the message that was on its way arrives, and nothing behind it.
     let rest = within(to.next()).await;
     assert!(cfg!(windows) || !matches!(rest, Some(Ok(_))));
     assert!(!matches!(within(client.0.next()).await, Some(Ok(_))));
