@@ -14,28 +14,34 @@ use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
 use asyncipc::{Error, PipeClient, PipeServer};
 use common::{PATIENCE, pair_of, sample, skipped, transports, under_wine, unique_name, within};
 use futures::{FutureExt, SinkExt, StreamExt};
-use windows_sys::Win32::Foundation::{
-    ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_CANNOT_IMPERSONATE, ERROR_FILE_NOT_FOUND,
-    ERROR_INVALID_NAME, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_NO_DATA,
-    ERROR_NOT_FOUND, ERROR_OPERATION_ABORTED, ERROR_PIPE_BUSY, ERROR_PIPE_CONNECTED,
-    ERROR_PIPE_NOT_CONNECTED, ERROR_SEM_TIMEOUT, GENERIC_READ, GENERIC_WRITE, GetLastError, HANDLE,
-    INVALID_HANDLE_VALUE,
+use windows_sys::Wdk::Storage::FileSystem::{
+    FILE_PIPE_CLOSING_STATE, FILE_PIPE_CONNECTED_STATE, FILE_PIPE_PEEK_BUFFER, FSCTL_PIPE_PEEK,
+    NtFsControlFile,
 };
-use windows_sys::Win32::Security::RevertToSelf;
+use windows_sys::Win32::Foundation::{
+    CloseHandle, ERROR_ACCESS_DENIED, ERROR_BROKEN_PIPE, ERROR_CANNOT_IMPERSONATE,
+    ERROR_FILE_NOT_FOUND, ERROR_INVALID_NAME, ERROR_IO_INCOMPLETE, ERROR_IO_PENDING,
+    ERROR_MORE_DATA, ERROR_NO_DATA, ERROR_NOT_FOUND, ERROR_OPERATION_ABORTED, ERROR_PIPE_BUSY,
+    ERROR_PIPE_CONNECTED, ERROR_PIPE_NOT_CONNECTED, ERROR_SEM_TIMEOUT, GENERIC_READ, GENERIC_WRITE,
+    GetLastError, HANDLE, INVALID_HANDLE_VALUE, STATUS_PENDING,
+};
+use windows_sys::Win32::Security::{RevertToSelf, TOKEN_QUERY};
 use windows_sys::Win32::Storage::FileSystem::{
     CreateFileW, FILE_FLAG_FIRST_PIPE_INSTANCE, FILE_FLAG_OVERLAPPED, FlushFileBuffers,
     OPEN_EXISTING, PIPE_ACCESS_DUPLEX, PIPE_ACCESS_INBOUND, PIPE_ACCESS_OUTBOUND, ReadFile,
     WriteFile,
 };
 use windows_sys::Win32::System::IO::{
-    CancelIoEx, CancelSynchronousIo, GetOverlappedResult, OVERLAPPED,
+    CancelIoEx, CancelSynchronousIo, GetOverlappedResult, IO_STATUS_BLOCK, OVERLAPPED,
 };
 use windows_sys::Win32::System::Pipes::{
     ConnectNamedPipe, CreateNamedPipeW, DisconnectNamedPipe, ImpersonateNamedPipeClient,
     NMPWAIT_NOWAIT, PIPE_READMODE_BYTE, PIPE_READMODE_MESSAGE, PIPE_TYPE_BYTE, PIPE_TYPE_MESSAGE,
     PIPE_UNLIMITED_INSTANCES, WaitNamedPipeW,
 };
-use windows_sys::Win32::System::Threading::CreateEventW;
+use windows_sys::Win32::System::Threading::{
+    CreateEventW, GetCurrentThread, INFINITE, OpenThreadToken, WaitForSingleObject,
+};
 
 const BYTES: u32 = PIPE_TYPE_BYTE | PIPE_READMODE_BYTE;
 const MESSAGES: u32 = PIPE_TYPE_MESSAGE | PIPE_READMODE_MESSAGE;
@@ -131,18 +137,20 @@ struct Operation {
     refused: Option<u32>,
 }
 
+fn event() -> OwnedHandle {
+    // SAFETY: no attributes, no name; the handle is nobody else's.
+    unsafe { owned(CreateEventW(null(), 1, 0, null())) }.unwrap()
+}
+
 impl Operation {
     fn new() -> Self {
-        // SAFETY: no attributes, no name.
-        let event = unsafe { CreateEventW(null(), 1, 0, null()) };
-        assert!(!event.is_null(), "{}", last_error());
+        let event = event();
         Operation {
             overlapped: Box::new(OVERLAPPED {
-                hEvent: event,
+                hEvent: event.as_raw_handle(),
                 ..OVERLAPPED::default()
             }),
-            // SAFETY: the call has just given us this handle, and nobody else has it.
-            _event: unsafe { OwnedHandle::from_raw_handle(event) },
+            _event: event,
             buffer: vec![],
             refused: None,
         }
@@ -363,9 +371,22 @@ fn a_client_cannot_be_impersonated_before_something_was_read() {
         if unsafe { ImpersonateNamedPipeClient(server.as_raw_handle()) } == 0 {
             return Err(last_error());
         }
+        // The call may say so whatever came of it: then the thread has no token.
+        let mut token = null_mut();
+        // SAFETY: the pseudo-handle is valid; `token` is written on success, and closed then.
+        let impersonates = unsafe {
+            let found = OpenThreadToken(GetCurrentThread(), TOKEN_QUERY, 1, &mut token) != 0;
+            if found {
+                CloseHandle(token);
+            }
+            found
+        };
         // SAFETY: no preconditions.
         assert_ne!(unsafe { RevertToSelf() }, 0);
-        Ok(())
+        match impersonates {
+            true => Ok(()),
+            false => Err(ERROR_CANNOT_IMPERSONATE),
+        }
     };
     let early = if under_wine() {
         skipped("Wine tells who the client is before that");
@@ -380,6 +401,47 @@ fn a_client_cannot_be_impersonated_before_something_was_read() {
     assert_eq!(impersonated(), Ok(()));
     drop(client);
     assert_eq!(impersonated(), Ok(()));
+}
+
+#[test]
+fn the_state_of_a_pipe_tells_that_the_peer_has_left_something_unread() {
+    let state = |pipe: &OwnedHandle| {
+        let event = event();
+        let mut answer = FILE_PIPE_PEEK_BUFFER::default();
+        let mut result = IO_STATUS_BLOCK::default();
+        // SAFETY: the handles are open. `answer` and `result` are kept until the system is done.
+        unsafe {
+            let status = NtFsControlFile(
+                pipe.as_raw_handle(),
+                event.as_raw_handle(),
+                None,
+                null(),
+                &mut result,
+                FSCTL_PIPE_PEEK,
+                null(),
+                0,
+                (&raw mut answer).cast(),
+                size_of_val(&answer) as u32,
+            );
+            if status == STATUS_PENDING {
+                WaitForSingleObject(event.as_raw_handle(), INFINITE);
+            }
+        }
+        answer.NamedPipeState
+    };
+    for mode in [BYTES, MESSAGES] {
+        for server_leaves in [true, false] {
+            let (server, client) = ends(mode);
+            let (stays, leaves) = match server_leaves {
+                true => (client, server),
+                false => (server, client),
+            };
+            Operation::write(&leaves, b"bye").ended(&leaves).unwrap();
+            assert_eq!(state(&stays), FILE_PIPE_CONNECTED_STATE);
+            drop(leaves);
+            assert_eq!(state(&stays), FILE_PIPE_CLOSING_STATE);
+        }
+    }
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ pub(super) struct Unread {
     pub(super) bytes: u32,
     /// Of the first message alone; 0 in a pipe of bytes.
     pub(super) message: u32,
-    /// Whether the peer has left all the same. Wine does not say so.
+    /// Whether the peer has left all the same.
     is_rest: bool,
 }
 

@@ -71,21 +71,34 @@ fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<String> {
         // What cannot be restored is not replaced.
         Err(e) => return Err(e),
     };
+    // SAFETY: no preconditions.
+    if own.is_some() && unsafe { RevertToSelf() } == 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the handle is open. What this thread was before is restored below, before it does
     // anything else.
-    if unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) } != 0 {
-        let user = thread_token(TOKEN_QUERY).and_then(|it| of_token(it.as_handle()));
-        // SAFETY: no preconditions, and an open token.
-        let restored = unsafe {
-            match own {
-                Some(own) => SetThreadToken(null(), own.as_raw_handle()),
-                None => RevertToSelf(),
-            }
-        };
-        if restored == 0 {
-            // This thread would go on as somebody else: nothing must run on it any more.
-            std::process::abort();
+    let user = match unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) } {
+        0 => None,
+        // On an overlapped handle the system may answer STATUS_PENDING, and the call then says that it
+        // has succeeded, whatever came of it (ReactOS, dll/win32/advapi32/sec/misc.c). If it has failed,
+        // this thread has no token.
+        _ => match thread_token(TOKEN_QUERY) {
+            Err(e) if e.raw_os_error() == Some(ERROR_NO_TOKEN as i32) => None,
+            token => Some(token.and_then(|it| of_token(it.as_handle()))),
+        },
+    };
+    // SAFETY: no preconditions, and an open token.
+    let restored = unsafe {
+        match own {
+            Some(own) => SetThreadToken(null(), own.as_raw_handle()),
+            None => RevertToSelf(),
         }
+    };
+    if restored == 0 {
+        // This thread would go on as somebody else: nothing must run on it any more.
+        std::process::abort();
+    }
+    if let Some(user) = user {
         return user;
     }
     // SAFETY: no preconditions.
