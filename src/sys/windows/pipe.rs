@@ -69,7 +69,8 @@ struct Reading {
 }
 
 impl Pipe {
-    pub(super) fn new(handle: OwnedHandle, empty_is_end: bool) -> io::Result<Self> {
+    /// With `messages`, it may be read as messages.
+    pub(super) fn new(handle: OwnedHandle, messages: bool, empty_is_end: bool) -> io::Result<Self> {
         let reading = Reading {
             op: None,
             buffer: BytesMut::new(),
@@ -79,7 +80,10 @@ impl Pipe {
             left: false,
         };
         Ok(Pipe {
-            file: File::new(handle)?,
+            file: match messages {
+                true => File::new(handle)?,
+                false => File::new_without_warnings(handle)?,
+            },
             reading: Mutex::new(reading),
             empty_is_end,
             unconfirmed: AtomicBool::new(false),
