@@ -138,8 +138,10 @@ struct Operation {
 }
 
 fn event() -> OwnedHandle {
-    // SAFETY: no attributes, no name; the handle is nobody else's.
-    unsafe { owned(CreateEventW(null(), 1, 0, null())) }.unwrap()
+    // SAFETY: no attributes, no name; nobody else has the handle.
+    let event = unsafe { owned(CreateEventW(null(), 1, 0, null())) }.unwrap();
+    assert!(!event.as_raw_handle().is_null(), "{}", last_error());
+    event
 }
 
 impl Operation {
