@@ -73,7 +73,7 @@ impl Block {
     }
 
     /// Everything, with its memory.
-    #[cfg_attr(unix, allow(dead_code, reason = "where a write owns its buffer"))]
+    #[allow(dead_code, reason = "only where a write owns its buffer")]
     pub(crate) fn take(&mut self) -> Bytes {
         let mut bytes = Bytes::from(std::mem::take(&mut self.bytes));
         bytes.advance(std::mem::take(&mut self.taken));

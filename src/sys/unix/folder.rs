@@ -98,13 +98,6 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether nobody else can remove or replace a file of ours in the folder: others cannot write to it,
-/// or it is one that lets each remove only what is theirs (S_ISVTX, inode(7)).
-pub(super) fn keeps_what_is_ours(folder: &Metadata) -> bool {
-    let (owner, mode) = (folder.uid(), folder.mode());
-    (user::is_own(folder) || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)
-}
-
 /// Opens the folder, refusing one that somebody else could have put there: whoever owns the
 /// folder decides who answers in it.
 fn open_own(folder: &Path) -> io::Result<File> {

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::folder;
+use super::user;
 
 /// The bits that say who may do what.
 const ACCESS: u32 = 0o777;
@@ -40,7 +40,7 @@ pub(super) fn at_birth(socket: &impl AsRawFd, mode: u32) {
     let _ = (socket.as_raw_fd(), mode);
 }
 
-/// Sees to it that the file which was `found` at `path` has `mode`.
+/// Gives `mode` to the file that was `found` at `path`.
 ///
 /// An error names each way that was tried, and what came of it.
 pub(super) fn set(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
@@ -80,8 +80,8 @@ pub(super) fn set(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
 
 type Way = fn(&Path, &Metadata, u32) -> io::Result<()>;
 
-/// From the one that asks least of its surroundings. Any error leads to the next: a filter may
-/// answer with whatever it likes.
+/// First the way that depends least on its surroundings. After any error the next one is tried, because
+/// a sandbox's filter may answer with any error.
 const WAYS: &[(&str, Way)] = &[
     #[cfg(target_os = "linux")]
     ("fchmodat2", by_descriptor),
@@ -159,7 +159,7 @@ fn by_name(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
         .read(true)
         .custom_flags(libc::O_DIRECTORY)
         .open(folder)?;
-    if !folder::keeps_what_is_ours(&opened.metadata()?) {
+    if !keeps_what_is_ours(&opened.metadata()?) {
         let why = format!("the folder {} can be written by others", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -172,6 +172,13 @@ fn by_name(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     let (fd, mode) = (opened.as_raw_fd(), mode as libc::mode_t);
     // SAFETY: the descriptor is open while borrowed, and the name ends with NUL.
     done(unsafe { libc::fchmodat(fd, name.as_ptr(), mode, 0) })
+}
+
+/// Whether nobody else can remove or replace a file of ours in the folder: others cannot write to it,
+/// or it is one that lets each remove only what is theirs (S_ISVTX, inode(7)).
+pub(super) fn keeps_what_is_ours(folder: &Metadata) -> bool {
+    let (owner, mode) = (folder.uid(), folder.mode());
+    (user::is_own(folder) || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)
 }
 
 fn done(result: libc::c_int) -> io::Result<()> {

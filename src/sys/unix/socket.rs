@@ -28,10 +28,10 @@ use crate::turn::poll_spend;
 /// processor, none: there the process that is waited for cannot run while the waiting one is awake.
 const BOTH_WAYS: usize = 2;
 
-/// How many writes a descriptor is kept for that was made because one had to wait.
+/// A second descriptor, made because a write had to wait, is kept for this many writes.
 const TWIN_WRITES: u32 = 16;
 
-/// How soon a write is tried again when there is no descriptor left to wait with.
+/// The pause before a write is tried again when no descriptor is left to wait with.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How many pieces a write may have (IOV_MAX).
@@ -165,8 +165,8 @@ impl Listening {
 #[derive(Debug)]
 pub(super) struct Connected {
     io: Watched<Socket>,
-    /// In which it was made, and in which every descriptor of it is watched, whoever polls: the one
-    /// that polls may end sooner, or be no runtime of tokio's.
+    /// The runtime in which it was made. It watches every descriptor of the connection, whoever polls: the
+    /// runtime of the task that polls may end sooner, or not be tokio's.
     runtime: Handle,
     both_ways: bool,
     /// Once a write has had to wait.

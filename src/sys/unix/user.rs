@@ -30,20 +30,20 @@ pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
 
 /// The user that has this number; `None` when it stands for all that have none here.
 pub(super) fn named(uid: u32) -> Option<String> {
-    is_somebodys(uid).then(|| uid.to_string())
+    stands_for_one_user(uid).then(|| uid.to_string())
 }
 
-/// Whether what was found is certain to be this user's. By its number alone, so a file of a user
-/// without one is nobody's.
+/// Whether the file is certain to be this user's. It goes by the number alone, so a file of a user without
+/// one is nobody's.
 pub(super) fn is_own(found: &Metadata) -> bool {
-    found.uid() == uid() && is_somebodys(found.uid())
+    found.uid() == uid() && stands_for_one_user(found.uid())
 }
 
 /// Whether a file is this user's, also when the user has no number here: only the owner can change a
 /// file's mode (chmod(2)), so this sets the mode that the file already has.
 pub(super) fn owns(file: &File) -> io::Result<bool> {
     let found = file.metadata()?;
-    if found.uid() != uid() || is_somebodys(found.uid()) {
+    if found.uid() != uid() || stands_for_one_user(found.uid()) {
         return Ok(found.uid() == uid());
     }
     match file.set_permissions(found.permissions()) {
@@ -56,7 +56,7 @@ pub(super) fn owns(file: &File) -> io::Result<bool> {
 /// Whether the number is one user's, and not the one that the system puts in place of those who have
 /// none in this user namespace (user_namespaces(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn is_somebodys(uid: u32) -> bool {
+fn stands_for_one_user(uid: u32) -> bool {
     use std::fs;
     use std::sync::LazyLock;
 
@@ -70,20 +70,20 @@ fn is_somebodys(uid: u32) -> bool {
     if uid != *OVERFLOW_UID && uid != OVERFLOW {
         return true;
     }
-    // Where everybody has a number, it is one like the others.
-    fs::read_to_string("/proc/self/uid_map").is_ok_and(|it| has_everyone(&it))
+    // If every user has a number here, this is an ordinary one.
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|it| maps_every_user(&it))
 }
 
 /// There are no such namespaces.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn is_somebodys(_: u32) -> bool {
+fn stands_for_one_user(_: u32) -> bool {
     true
 }
 
 /// Whether a map gives a number to every user: its lines have the first number inside of the
 /// namespace, the first outside, and how many there are. The last number of all is no user's.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn has_everyone(map: &str) -> bool {
+fn maps_every_user(map: &str) -> bool {
     let line = |line: &str| -> Option<(u64, u64)> {
         let mut numbers = line.split_whitespace();
         let first = numbers.next()?.parse().ok()?;
@@ -109,16 +109,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_has_everyone_only_without_a_gap_and_to_the_end() {
-        assert!(has_everyone("         0          0 4294967295\n"));
-        assert!(has_everyone("1 1 4294967294\n0 0 1\n"));
+    fn a_map_maps_every_user_only_without_a_gap_and_to_the_end() {
+        assert!(maps_every_user("         0          0 4294967295\n"));
+        assert!(maps_every_user("1 1 4294967294\n0 0 1\n"));
         // As containers have it: 65534 is in it, and says nothing.
-        assert!(!has_everyone("0 100000 65536\n"));
-        assert!(!has_everyone("0 0 1000\n1001 1001 4294966294\n"));
-        assert!(!has_everyone("1 1 4294967294\n"));
-        assert!(!has_everyone("0 0 4294967294\n"));
-        assert!(!has_everyone(""));
-        assert!(!has_everyone("0 0\n"));
-        assert!(!has_everyone("everyone\n"));
+        assert!(!maps_every_user("0 100000 65536\n"));
+        assert!(!maps_every_user("0 0 1000\n1001 1001 4294966294\n"));
+        assert!(!maps_every_user("1 1 4294967294\n"));
+        assert!(!maps_every_user("0 0 4294967294\n"));
+        assert!(!maps_every_user(""));
+        assert!(!maps_every_user("0 0\n"));
+        assert!(!maps_every_user("everyone\n"));
     }
 }

@@ -38,11 +38,10 @@ use super::stream::Stream;
 use super::transport::{End, TransportOptions};
 use crate::sys::{Address, PlatformError, Waited};
 
-/// The system is given so much more time than is left, so that the caller's clock is the one that
-/// ends a wait.
+/// How much longer the system waits than the caller, so that the caller's clock ends the wait.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// No wait is longer, unless the server has set its time. As long as a client keeps its end of a pipe,
+/// The longest wait, unless the server has set the time. As long as a client keeps its end of a pipe,
 /// the system does not tell those who wait that the server has gone (ReactOS's NPFS, statesup.c,
 /// NpSetClosingPipeState), but it does tell those who connect (create.c, NpFsdCreate). And where a wait
 /// cannot be cancelled, as under Wine 8, it goes on to its end after it was given up.
@@ -159,8 +158,8 @@ pub(crate) async fn wait_until_free(
         ERROR_SUCCESS => return Waited::Ended,
         ERROR_SEM_TIMEOUT if options.server_default_wait => return Waited::TimedOut,
         ERROR_SEM_TIMEOUT => return Waited::Ended,
-        // The server has gone, and connecting will say so. Or the pipe goes by another name here than
-        // for those who connect: they had better pause.
+        // The server has gone, and the next attempt to connect will say so. Or the system knows the pipe
+        // by another name here than when connecting: then the caller should pause first.
         ERROR_FILE_NOT_FOUND => {}
         _ => {
             let pipe = path.display();

@@ -13,7 +13,7 @@
 //! CancelSynchronousIo calls a call off: it ends synchronous requests, whatever the handle was opened
 //! for. Over the network it may not help. Then the thread is left behind until the peer reads or leaves.
 //!
-//! Nothing else will do. FilePipeLocalInformation tells how much of the quota is left, but a read that
+//! There is no other way. FilePipeLocalInformation tells how much of the quota is left, but a read that
 //! the peer has begun uses quota as unread bytes do, an empty message uses none, and Wine always says
 //! 0. FSCTL_PIPE_FLUSH needs no thread, but only its name is documented, and Wine does not have it.
 
@@ -40,7 +40,8 @@ use windows_sys::Win32::Storage::FileSystem::FlushFileBuffers;
 use windows_sys::Win32::System::IO::CancelSynchronousIo;
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread};
 
-use super::{lock, peek};
+use super::peek;
+use crate::sync::lock;
 
 /// How many threads wait, beside those left behind.
 const THREADS: usize = 16;

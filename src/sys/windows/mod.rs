@@ -17,8 +17,6 @@ mod user;
 #[cfg(feature = "worker")]
 mod worker;
 
-use crate::sync::lock;
-
 pub use connect::Impersonation;
 pub(crate) use connect::{ConnectOptions, connect, wait_until_free};
 pub(crate) use listener::{DEFAULT_WAIT, LONGEST_WAIT, ListenOptions, Listener, is_transient};

@@ -32,7 +32,7 @@ use windows_sys::Win32::System::Threading::{
 };
 use windows_sys::Win32::System::WindowsProgramming::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
 
-use super::lock;
+use crate::sync::lock;
 
 /// A handle whose operations complete on the system's thread pool.
 #[derive(Debug)]

@@ -39,8 +39,8 @@ pub(super) struct Unread {
     pub(super) bytes: u32,
     /// Of the first message alone; 0 in a pipe of bytes.
     pub(super) message: u32,
-    /// Whether the peer has left all the same.
-    is_rest: bool,
+    /// Whether the peer has left, and this is what it has left behind.
+    peer_has_left: bool,
 }
 
 /// Asks the system, and waits for nothing but its answer.
@@ -60,7 +60,7 @@ pub(super) fn unread(pipe: BorrowedHandle<'_>) -> io::Result<Unread> {
 
 /// Whether the peer is there.
 pub(super) fn has_peer(pipe: BorrowedHandle<'_>) -> bool {
-    unread(pipe).is_ok_and(|it| !it.is_rest)
+    unread(pipe).is_ok_and(|it| !it.peer_has_left)
 }
 
 fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
@@ -102,6 +102,6 @@ fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
     Ok(Unread {
         bytes: answer.ReadDataAvailable,
         message: answer.MessageLength,
-        is_rest: answer.NamedPipeState == FILE_PIPE_CLOSING_STATE,
+        peer_has_left: answer.NamedPipeState == FILE_PIPE_CLOSING_STATE,
     })
 }

@@ -16,13 +16,13 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::System::Pipes::{PIPE_READMODE_MESSAGE, SetNamedPipeHandleState};
 
-use super::lock;
 use super::overlapped::{Buffer, Cancelling, File, Op};
 use super::peek;
+use crate::sync::lock;
 use crate::sys::Received;
 
-/// What the first read of a message has room for, at least and at most: as much as the message
-/// before it had. The rest is then read at once into a buffer of just the right size.
+/// The least and the most room for the first read of a message. Between these, it has as much room as the
+/// message before it needed. A second read takes what is left, into a buffer of exactly that size.
 const FIRST_READ: (usize, usize) = (4 << 10, 64 << 10);
 
 /// As bytes: the most that is read at a time, and the most that is written.
@@ -169,7 +169,7 @@ impl Pipe {
                     message.reserve(rest.max(1));
                     reading.buffer = message;
                 }
-                // Everybody's way of hanging up, by closing, and the server's, by disconnecting.
+                // The peer has closed its end, or the server has disconnected this client.
                 ERROR_BROKEN_PIPE | ERROR_PIPE_NOT_CONNECTED => {
                     reading.leave();
                     return Poll::Ready(Ok(match message.len() {
@@ -219,7 +219,7 @@ impl Pipe {
         drop(writing);
         // Its bytes may be the application's, with code of its own.
         drop((op, buffer));
-        Poll::Ready(outcome.result().map(drop).map_err(super::transport::closed))
+        Poll::Ready(outcome.result().map(drop).map_err(closed))
     }
 
     /// From now on, what was written is kept for [`take_spent`](Self::take_spent).
@@ -349,8 +349,8 @@ impl Drop for Pipe {
     }
 }
 
-/// A pipe that nobody holds any more, until its last write is done. Runs on the system's threads,
-/// whenever an operation has completed.
+/// Keeps a dropped pipe until its last write is done. Runs on the system's threads, each time that an
+/// operation has completed.
 struct Lingering(Mutex<Option<Pipe>>);
 
 impl Lingering {
@@ -388,4 +388,12 @@ impl AsHandle for Pipe {
     fn as_handle(&self) -> BorrowedHandle<'_> {
         self.file.as_handle()
     }
+}
+
+/// Gives an error after a disconnect the kind of one after a close. std has no kind for it.
+pub(super) fn closed(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) {
+        return io::Error::new(io::ErrorKind::BrokenPipe, error);
+    }
+    error
 }

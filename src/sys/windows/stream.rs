@@ -15,8 +15,8 @@ use super::flush::flush;
 use super::listener::Slot;
 use super::peek;
 use super::peer;
-use super::pipe::Pipe;
-use super::transport::{End, closed, either};
+use super::pipe::{Pipe, closed};
+use super::transport::{End, either};
 use crate::buffers::{BLOCK, Block};
 use crate::sys::{Credentials, Lingering};
 use crate::turn::poll_spend;
@@ -43,7 +43,7 @@ pub(crate) struct Stream {
     refused: AtomicBool,
     /// Whether the peer has left, as far as tokio's pipes tell.
     ended: AtomicBool,
-    /// Where a dropped server end may be waited for.
+    /// Where a server's end lingers after it was dropped. A client's end does not.
     lingering: Option<Lingering>,
 }
 
@@ -92,7 +92,7 @@ impl Stream {
     }
 
     pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // tokio's pipes do this themselves: however fast the peer is, other tasks run now and then.
+        // Lets other tasks run, however fast the peer is. tokio's pipes do this themselves.
         if self.end.pipe().is_some() {
             ready!(poll_spend(cx));
         }
@@ -256,7 +256,7 @@ impl Stream {
         peer::of(self.as_handle(), self.is_server())
     }
 
-    /// Only a server waits for those that were dropped.
+    /// Only a server's end may linger.
     fn is_server(&self) -> bool {
         self.lingering.is_some()
     }

@@ -126,15 +126,14 @@ impl End {
             End::Overlapped(it) | End::Messages(it) => it.try_read(buf),
         };
         match read {
-            // The server has disconnected this client: its way of hanging up.
+            // The server has disconnected this client, which ends the stream.
             Err(e) if e.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) => Ok(0),
             result => result,
         }
     }
 
-    /// Hangs up in a way that the client can tell from an ordinary end, later too: flushing fails for it.
-    /// Only for a server's end. What the client has not read is lost, so only when it has read
-    /// everything.
+    /// Disconnects the client, so that its flush fails, also later: after an ordinary close it succeeds.
+    /// Only for a server's end, and only when the client has read everything: unread bytes are lost.
     pub(super) fn disconnect(&self) {
         // SAFETY: the handle is open for as long as `self` is borrowed.
         unsafe { DisconnectNamedPipe(self.as_handle().as_raw_handle()) };
@@ -148,7 +147,7 @@ impl End {
             scratch.clear();
             scratch.reserve(4 << 10);
             match self.try_read(&mut scratch) {
-                // It still reads: that is for others to wait for.
+                // The peer has only ended its direction, and still reads.
                 Ok(0) if self.pipe().is_some_and(|it| !it.has_left()) => pending().await,
                 Ok(0) => return Ok(()),
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
@@ -162,12 +161,4 @@ impl AsHandle for End {
     fn as_handle(&self) -> BorrowedHandle<'_> {
         either!(self, it => it.as_handle())
     }
-}
-
-/// A peer that was disconnected is one that has left, which std does not know of.
-pub(super) fn closed(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) {
-        return io::Error::new(io::ErrorKind::BrokenPipe, error);
-    }
-    error
 }

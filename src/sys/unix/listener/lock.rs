@@ -31,7 +31,7 @@ pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
     };
     let found = fs::metadata(folder)?;
     // Beside the socket, all servers of the user find it, whatever their environment is.
-    if folder::keeps_what_is_ours(&found) {
+    if mode::keeps_what_is_ours(&found) {
         let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(".asyncipc-lock");

@@ -45,7 +45,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Clears the way when what is in it is the socket of a server that has died.
+/// Removes the socket of a server that has died.
 ///
 /// Not without the lock: of two servers that find it dead, the second would remove the file of the
 /// first, which would then be alive and found by nobody.
@@ -65,7 +65,7 @@ pub(super) fn remove_stale(path: &Path, no_lock: Option<&io::Error>) -> Result<(
     };
     match connect::open(path) {
         Err(e) if connect::is_missing(&e) => {}
-        // It answers, or it cannot be asked: it stays.
+        // A server answers, or may be there: the file stays.
         Ok(_) => return Err(in_use("another server listens there")),
         Err(e) if connect::is_busy(&e) => {
             return Err(in_use("another server listens there, and is busy"));
