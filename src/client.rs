@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
-use crate::connection::DEFAULT_LINGER;
+use crate::connection::{ConnectionOptions, connection_setters};
 use crate::listener::need_runtime;
 use crate::sync::until;
 use crate::sys::{self, ConnectOptions, PlatformError, Waited};
-use crate::{Error, InvalidName, MessageCodec, PipeConnection, PipeName, PipeStream};
+use crate::{Error, InvalidName, PipeConnection, PipeName, PipeStream};
 
 /// The pause between two attempts to connect: doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -58,9 +58,7 @@ impl PipeClient {
             name: name.try_into().map_err(InvalidName::from),
             timeout: Duration::from_secs(5),
             wait_for_server: false,
-            codec: MessageCodec::default(),
-            linger: DEFAULT_LINGER,
-            low_latency: Duration::ZERO,
+            connection: ConnectionOptions::default(),
             verify_server: false,
             look_elsewhere: true,
             platform: ConnectOptions::default(),
@@ -75,9 +73,7 @@ pub struct ClientBuilder {
     name: Result<PipeName, InvalidName>,
     timeout: Duration,
     wait_for_server: bool,
-    codec: MessageCodec,
-    linger: Duration,
-    low_latency: Duration,
+    connection: ConnectionOptions,
     verify_server: bool,
     /// Whether a server that is missing is looked for in other folders, to name the one where it is.
     look_elsewhere: bool,
@@ -106,32 +102,7 @@ impl ClientBuilder {
         self.timeout(Duration::ZERO)
     }
 
-    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
-    /// [`u32::MAX`].
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.codec = MessageCodec::new(bytes);
-        self
-    }
-
-    /// How long `close` waits for the peer to take the rest. Default 5 s.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-
-    /// How long a connection waits busily for the next message before it sleeps, asking the
-    /// system again and again: small round trips between two processes become several times as fast,
-    /// because nobody needs to be woken. Default zero: not at all.
-    ///
-    /// This takes processor time while waiting. Other tasks of the runtime have their turn between
-    /// two attempts, and after waits in vain the next ones sleep at once, up to 1024 of them. Worth
-    /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
-    /// loses when both ends are in one process, with many connections, and with rare messages.
-    /// Both ends should have it. Not in message mode.
-    pub fn low_latency(mut self, limit: Duration) -> Self {
-        self.low_latency = limit;
-        self
-    }
+    connection_setters!();
 
     /// Whether to refuse a server that does not run as the same user, before anything is sent:
     /// a name can be taken by anyone while its server is not running. Default: no.
@@ -166,11 +137,8 @@ impl ClientBuilder {
     ///
     /// Cancelling stops the attempts and leaves nothing behind.
     pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
-        let (connecting, codec, low_latency) = (self.connect_bytes(), self.codec, self.low_latency);
-        async move {
-            let conn = PipeConnection::new(connecting.await?, codec);
-            Ok(conn.with_low_latency(low_latency))
-        }
+        let (connecting, options) = (self.connect_bytes(), self.connection);
+        async move { Ok(options.connection(connecting.await?)) }
     }
 
     /// As [`connect`](Self::connect), for protocols that bring their own framing.
@@ -195,7 +163,7 @@ impl ClientBuilder {
         loop {
             let attempt = sys::connect(name.address(), &self.platform);
             let error = match until(deadline.filter(|_| !self.timeout.is_zero()), attempt).await {
-                Some(Ok(io)) => return self.connected(PipeStream::new(io, name, self.linger)),
+                Some(Ok(io)) => return self.connected(self.connection.stream(io, name)),
                 Some(Err(error)) => error,
                 None => return Err(timed_out(name, started.elapsed(), "nobody answers")),
             };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::DEFAULT_LINGER;
+use crate::connection::ConnectionOptions;
 use crate::sync::Deadline;
 use crate::sys::{self, Limits, Lingering};
 use crate::{Error, PipeName, PipeStream};
@@ -49,7 +49,7 @@ pub struct PipeListener {
     /// `None` after an error that does not pass.
     inner: Option<sys::Listener>,
     name: PipeName,
-    linger: Duration,
+    connection: ConnectionOptions,
     /// The runtime in which the listener was bound. Each stream belongs to it, whoever accepts it.
     runtime: Handle,
     /// After an error: when to try again.
@@ -74,7 +74,7 @@ impl PipeListener {
             name,
             &Limits::default(),
             &Default::default(),
-            DEFAULT_LINGER,
+            ConnectionOptions::default(),
         )
     }
 
@@ -82,14 +82,14 @@ impl PipeListener {
         name: PipeName,
         limits: &Limits,
         options: &sys::ListenOptions,
-        linger: Duration,
+        connection: ConnectionOptions,
     ) -> Result<Self, Error> {
         let runtime = need_runtime("cannot listen on", &name)?;
         let failed = |e| Error::from_platform(&name, e);
         limits.check().map_err(failed)?;
         let lingering = Lingering {
             tasks: TaskTracker::new(),
-            limit: linger,
+            limit: connection.linger,
         };
         let inner = sys::Listener::bind(name.address(), limits, options, lingering.clone())
             .map_err(failed)?;
@@ -97,7 +97,7 @@ impl PipeListener {
         Ok(PipeListener {
             inner: Some(inner),
             name,
-            linger,
+            connection,
             runtime,
             pause: None,
             next_pause: PAUSES.0,
@@ -153,7 +153,7 @@ impl PipeListener {
             match accepted {
                 Ok(io) => {
                     self.next_pause = PAUSES.0;
-                    return Poll::Ready(Ok(PipeStream::new(io, self.name.clone(), self.linger)));
+                    return Poll::Ready(Ok(self.connection.stream(io, self.name.clone())));
                 }
                 Err(error) if !sys::is_transient(&error) => {
                     self.inner = None;
@@ -176,7 +176,7 @@ impl PipeListener {
         let PipeListener {
             inner,
             name,
-            linger,
+            connection,
             runtime,
             ..
         } = self;
@@ -184,8 +184,7 @@ impl PipeListener {
         let last = inner
             .map_or_else(Vec::new, sys::Listener::close)
             .into_iter();
-        last.map(|io| PipeStream::new(io, name.clone(), linger))
-            .collect()
+        last.map(|io| connection.stream(io, name.clone())).collect()
     }
 
     /// Tracks what dropped streams still have to do before the process may end.

@@ -1,8 +1,8 @@
 //! Taking locks, and waiting until a deadline.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -82,19 +82,9 @@ impl Deadline {
         }
         Poll::Pending
     }
-
-    /// Waits for `future` until then: `None` when it takes longer.
-    pub(crate) async fn limit<F: Future>(mut self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll(cx).map(|()| None),
-        })
-        .await
-    }
 }
 
-/// What those get whom nothing will wake any more.
+/// The error for a task that nothing would wake any more.
 pub(crate) fn runtime_ended() -> io::Error {
     io::Error::other("the runtime in which the connection was made has ended")
 }

@@ -32,7 +32,7 @@ impl ServerBuilderExt for ServerBuilder {
 
 impl AsFd for PipeStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.io.as_fd()
+        self.io().as_fd()
     }
 }
 

@@ -157,7 +157,7 @@ impl ClientBuilderExt for ClientBuilder {
 
 impl AsHandle for PipeStream {
     fn as_handle(&self) -> BorrowedHandle<'_> {
-        self.io.as_handle()
+        self.io().as_handle()
     }
 }
 

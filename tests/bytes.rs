@@ -4,9 +4,7 @@ mod common;
 
 use std::io::IoSlice;
 
-use asyncipc::{
-    MessageCodec, PipeClient, PipeConnection, PipeServer, PipeStream, StreamReuniteError,
-};
+use asyncipc::{MessageCodec, PipeClient, PipeConnection, PipeServer, PipeStream, ReuniteError};
 use common::{HOLDS, byte_pair, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{
@@ -31,8 +29,8 @@ async fn pass(
 async fn ten_mebibytes_pass_both_ways_at_once() {
     let (client, server) = byte_pair().await;
     let (to_server, to_client) = (sample(10 << 20, 1), sample(10 << 20, 2));
-    let (mut client_reader, mut client_writer) = client.into_split();
-    let (mut server_reader, mut server_writer) = server.into_split();
+    let (mut client_reader, mut client_writer) = client.split();
+    let (mut server_reader, mut server_writer) = server.split();
     tokio::join!(
         pass(&to_server, &mut client_writer, &mut server_reader),
         pass(&to_client, &mut server_writer, &mut client_reader),
@@ -83,7 +81,7 @@ async fn a_vectored_write_takes_several_buffers_where_the_system_can() {
     within(server.read_exact(&mut received)).await.unwrap();
     assert_eq!(received, b"one two"[..written]);
 
-    let (_reader, mut writer) = client.into_split();
+    let (_reader, mut writer) = client.split();
     assert_eq!(writer.is_write_vectored(), cfg!(unix));
     assert_eq!(within(writer.write_vectored(&bufs)).await.unwrap(), written);
 }
@@ -177,7 +175,7 @@ async fn shutting_down_ends_one_direction_where_the_platform_can() {
 #[tokio::test]
 async fn shutting_down_the_writing_half_does_the_same() {
     let (ours, mut theirs) = byte_pair().await;
-    let (mut reader, mut writer) = ours.into_split();
+    let (mut reader, mut writer) = ours.split();
     shut_down(&mut writer, &mut theirs).await;
     drop(writer);
     pass(b"the other direction goes on", &mut theirs, &mut reader).await;
@@ -188,7 +186,7 @@ async fn shutting_down_the_writing_half_does_the_same() {
 #[tokio::test]
 async fn the_halves_of_a_stream_work_in_two_tasks_and_reunite() {
     let (client, mut server) = byte_pair().await;
-    let (mut reader, mut writer) = client.into_split();
+    let (mut reader, mut writer) = client.split();
     let writing = tokio::spawn(async move {
         writer.write_all(&sample(1 << 20, 0)).await.unwrap();
         writer
@@ -217,11 +215,11 @@ async fn the_halves_of_a_stream_work_in_two_tasks_and_reunite() {
 #[tokio::test]
 async fn halves_of_different_streams_do_not_reunite_and_are_given_back() {
     let (one, other) = byte_pair().await;
-    let (one_reader, one_writer) = one.into_split();
-    let (other_reader, other_writer) = other.into_split();
+    let (one_reader, one_writer) = one.split();
+    let (other_reader, other_writer) = other.split();
     let error = one_reader.reunite(other_writer).unwrap_err();
     assert!(!error.to_string().is_empty());
-    let StreamReuniteError(one_reader, other_writer) = error;
+    let ReuniteError(one_reader, other_writer) = error;
     let mut one = one_reader.reunite(one_writer).unwrap();
     let mut other = other_reader.reunite(other_writer).unwrap();
     pass(b"still fine", &mut one, &mut other).await;
@@ -298,7 +296,7 @@ async fn a_client_is_counted_until_the_last_of_its_stream_is_dropped() {
     assert_eq!(counts(&server), (1, 1, 2));
 
     let stream = within(accepted.into_stream()).await.unwrap();
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = stream.split();
     drop(reader);
     assert_eq!(counts(&server), (1, 1, 2));
     drop(writer);

@@ -1,54 +1,57 @@
 //! What the two halves of a connection share.
 
 use std::future::Future;
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::closing::Closing;
-use super::shared_sender::QueueRef;
+use super::pipe_end::PipeEnd;
+use crate::Error;
 use crate::stats::{Counters, Place};
-use crate::sync::Deadline;
-use crate::{Error, Peer, PipeName, sys};
 
-/// What both halves have in common.
+/// A connection of messages, without the state that belongs to one of its halves.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) io: Arc<sys::Stream>,
-    pub(crate) name: PipeName,
-    pub(crate) linger: Duration,
+pub(crate) struct Core {
+    end: Arc<PipeEnd>,
     pub(crate) id: u64,
     pub(crate) counters: Arc<Counters>,
-    /// What a shared sender has taken.
-    pub(crate) queue: QueueRef,
     pub(crate) closing: Closing,
-    /// Among the clients of the server that accepted it.
-    pub(super) place: Option<Arc<Place>>,
+    /// Set once the sending half is shared.
+    pub(super) queue: OnceLock<Weak<dyn Queued>>,
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            place.end(self.id);
+/// What a shared sender has taken and may not have written yet.
+pub(super) trait Queued: Send + Sync {
+    /// Writes as much as the system takes without waiting. A task of the connection's runtime writes
+    /// the rest.
+    fn write_now(self: Arc<Self>);
+}
+
+impl Core {
+    pub(super) fn new(end: Arc<PipeEnd>, id: u64) -> Self {
+        let counters = Arc::new(Counters::default());
+        if let Some(place) = end.place.get() {
+            place.begin(id, counters.clone());
+        }
+        Core {
+            end,
+            id,
+            counters,
+            closing: Closing::default(),
+            queue: OnceLock::new(),
         }
     }
-}
 
-impl Shared {
-    pub(crate) fn peer(&self) -> Result<Peer, Error> {
-        self.io
-            .peer()
-            .map(Peer::from)
-            .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
+    pub(super) fn end(&self) -> &Arc<PipeEnd> {
+        &self.end
     }
 
-    pub(crate) fn failed_read(&self, error: io::Error) -> Error {
-        Error::from_io("cannot read from", &self.name, error)
-    }
-
-    /// Until when closing that begins now may last.
-    pub(crate) fn linger_deadline(&self) -> Deadline {
-        Deadline::after(self.linger, self.io.runtime())
+    /// Writes what a shared sender has taken. Whoever waits for an answer wants the question to be on
+    /// its way.
+    pub(super) fn write_queued(&self) {
+        if let Some(queue) = self.queue.get().and_then(Weak::upgrade) {
+            queue.write_now();
+        }
     }
 
     /// Waits for `future`, which is a part of closing: see [`Closing`].
@@ -56,16 +59,28 @@ impl Shared {
         self.closing.discarding(&self.io, future).await
     }
 
-    /// Waits until the peer has taken everything.
-    pub(crate) async fn drained(&self) -> io::Result<()> {
-        self.closing.drained(&self.io).await
-    }
-
-    /// Why nothing more can be sent.
+    /// The error for sending after this end was closed, or the peer has left.
     pub(crate) fn closed(&self, by_this_end: bool) -> Error {
         Error::Closed {
             pipe: self.name.clone(),
             by_this_end,
+        }
+    }
+}
+
+impl Deref for Core {
+    type Target = PipeEnd;
+
+    #[inline]
+    fn deref(&self) -> &PipeEnd {
+        &self.end
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(place) = self.end.place.get() {
+            Place::end(place, self.id);
         }
     }
 }

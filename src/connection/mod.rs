@@ -1,6 +1,11 @@
+//! Connections: an end of a pipe as a stream of bytes, and messages on top of it.
+
 mod closing;
 mod core;
+mod options;
+mod pipe_end;
 mod receiver;
+mod reunite;
 mod sender;
 mod shared_sender;
 mod spin;
@@ -11,21 +16,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_core::stream::{FusedStream, Stream};
 use futures_sink::Sink;
 
-use self::closing::Closing;
-use self::core::Shared;
-pub use self::receiver::{PipeReceiver, ReuniteError};
+use self::core::Core;
+pub(crate) use self::options::{ConnectionOptions, connection_setters};
+use self::pipe_end::PipeEnd;
+pub use self::receiver::PipeReceiver;
+pub use self::reunite::ReuniteError;
 pub use self::sender::PipeSender;
-use self::shared_sender::QueueRef;
 pub use self::shared_sender::SharedSender;
-pub(crate) use self::stream::DEFAULT_LINGER;
-pub use self::stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream, StreamReuniteError};
-use crate::stats::Counters;
+pub use self::stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream};
 use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// Connections are numbered within the process.
@@ -82,45 +85,22 @@ impl PipeConnection {
     ///
     /// Its [`id`](Self::id) is a new one, and its [`stats`](Self::stats) begin at zero.
     pub fn new(stream: PipeStream, codec: MessageCodec) -> Self {
-        let (io, name, linger, buf, place) = stream.into_parts();
-        let id = NEXT_ID.fetch_add(1, Relaxed);
-        let counters = Arc::new(Counters::default());
-        if let Some(place) = &place {
-            place.begin(id, counters.clone());
-        }
-        let shared = Arc::new(Shared {
-            io,
-            name,
-            linger,
-            id,
-            counters,
-            queue: QueueRef::default(),
-            closing: Closing::default(),
-            place,
-        });
+        let (end, read_ahead) = stream.into_parts();
+        let core = Arc::new(Core::new(end, NEXT_ID.fetch_add(1, Relaxed)));
         PipeConnection {
-            receiver: PipeReceiver::new(shared.clone(), codec, buf),
-            sender: PipeSender::new(shared, codec),
+            receiver: PipeReceiver::new(core.clone(), codec, read_ahead),
+            sender: PipeSender::new(core, codec),
         }
-    }
-
-    pub(crate) fn from_halves(receiver: PipeReceiver, sender: PipeSender) -> Self {
-        PipeConnection { receiver, sender }
-    }
-
-    pub(crate) fn with_low_latency(mut self, limit: Duration) -> Self {
-        self.receiver.set_low_latency(limit);
-        self
     }
 
     /// A number that no other connection of this process has, for logs.
     pub fn id(&self) -> u64 {
-        self.sender.shared.id
+        self.sender.core.id
     }
 
     /// The pipe's name: the one that the server listens on.
     pub fn name(&self) -> &PipeName {
-        &self.sender.shared.name
+        &self.sender.core.name
     }
 
     /// Asks the system who is at the other end.
@@ -129,12 +109,12 @@ impl PipeConnection {
     ///
     /// As [`PipeStream::peer`].
     pub fn peer(&self) -> Result<Peer, Error> {
-        self.sender.shared.peer()
+        self.sender.core.peer()
     }
 
     /// How much has gone through so far.
     pub fn stats(&self) -> ConnectionStats {
-        self.sender.shared.counters.stats()
+        self.sender.core.counters.stats()
     }
 
     /// Sends what was fed, and ends the connection when the peer has read everything.
@@ -194,7 +174,8 @@ impl PipeConnection {
         self.receiver.recv_into(buf).await
     }
 
-    /// Splits into two halves that can move to two tasks.
+    /// Splits into two halves that can move to two tasks. [`PipeReceiver::reunite`] puts them together
+    /// again.
     pub fn split(self) -> (PipeSender, PipeReceiver) {
         (self.sender, self.receiver)
     }
@@ -215,14 +196,30 @@ impl PipeConnection {
     /// Cancelling drops the connection, with what had been read ahead.
     pub async fn into_stream(mut self) -> Result<PipeStream, Error> {
         poll_fn(|cx| self.sender.poll_drain(cx)).await?;
-        let shared = self.sender.shared.clone();
-        Ok(PipeStream::from_parts((
-            shared.io.clone(),
-            shared.name.clone(),
-            shared.linger,
-            self.receiver.into_read_ahead(),
-            shared.place.clone(),
-        )))
+        let end = self.sender.core.end().clone();
+        Ok(PipeStream::from_parts(end, self.receiver.into_read_ahead()))
+    }
+}
+
+impl PipeReceiver {
+    /// Puts the two halves of one connection together again.
+    ///
+    /// # Errors
+    ///
+    /// Gives both back when they are of different connections.
+    #[allow(clippy::result_large_err, reason = "the error gives both halves back")]
+    pub fn reunite(
+        self,
+        sender: PipeSender,
+    ) -> Result<PipeConnection, ReuniteError<PipeReceiver, PipeSender>> {
+        if Arc::ptr_eq(&self.core, &sender.core) {
+            Ok(PipeConnection {
+                receiver: self,
+                sender,
+            })
+        } else {
+            Err(ReuniteError(self, sender))
+        }
     }
 }
 

@@ -9,18 +9,16 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_core::stream::{FusedStream, Stream};
 
-use super::core::Shared;
+use super::core::Core;
 use super::spin::{ATTEMPTS, BusyWait};
 use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
-use crate::{
-    ConnectionStats, Error, MessageCodec, Peer, PipeConnection, PipeName, PipeSender, sys,
-};
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
 
-/// The half of a [`PipeConnection`] that receives.
+/// The half of a [`PipeConnection`](crate::PipeConnection) that receives.
 pub struct PipeReceiver {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) core: Arc<Core>,
     /// Stays empty where the system keeps messages apart.
     buffer: ReadBuffer,
     busy_wait: BusyWait,
@@ -48,9 +46,9 @@ impl Incoming {
 }
 
 impl PipeReceiver {
-    pub(crate) fn new(shared: Arc<Shared>, codec: MessageCodec, read_ahead: BytesMut) -> Self {
+    pub(crate) fn new(core: Arc<Core>, codec: MessageCodec, read_ahead: BytesMut) -> Self {
         PipeReceiver {
-            shared,
+            core,
             buffer: ReadBuffer::new(codec, read_ahead),
             busy_wait: BusyWait::default(),
             turn: Turn::default(),
@@ -75,42 +73,28 @@ impl PipeReceiver {
         self.buffer.skip_too_large();
     }
 
-    /// The connection's number, as [`PipeConnection::id`].
+    /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
     pub fn id(&self) -> u64 {
-        self.shared.id
+        self.core.id
     }
 
-    /// The pipe's name, as [`PipeConnection::name`].
+    /// The pipe's name, as [`PipeConnection::name`](crate::PipeConnection::name).
     pub fn name(&self) -> &PipeName {
-        &self.shared.name
+        &self.core.name
     }
 
-    /// Asks the system who is at the other end, as [`PipeConnection::peer`].
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`](crate::PipeConnection::peer).
     ///
     /// # Errors
     ///
     /// The same.
     pub fn peer(&self) -> Result<Peer, Error> {
-        self.shared.peer()
+        self.core.peer()
     }
 
     /// How much has gone through both halves so far.
     pub fn stats(&self) -> ConnectionStats {
-        self.shared.counters.stats()
-    }
-
-    /// Puts the two halves of one connection together again.
-    ///
-    /// # Errors
-    ///
-    /// Gives both back when they are of different connections.
-    #[allow(clippy::result_large_err, reason = "the error gives both halves back")]
-    pub fn reunite(self, sender: PipeSender) -> Result<PipeConnection, ReuniteError> {
-        if Arc::ptr_eq(&self.shared, &sender.shared) {
-            Ok(PipeConnection::from_halves(self, sender))
-        } else {
-            Err(ReuniteError(self, sender))
-        }
+        self.core.counters.stats()
     }
 
     /// Receives the next message into a buffer of the caller's, behind what is in it, and gives
@@ -144,26 +128,25 @@ impl PipeReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        let polled = match self.shared.io.messages() {
+        let polled = match self.core.io.messages() {
             Some(messages) => self.poll_native(cx, messages),
             None => self.poll_frame(cx),
         };
         let Poll::Ready(incoming) = polled else {
-            // Whoever waits for an answer wants the question to be on its way.
-            self.shared.queue.kick();
+            self.core.write_queued();
             return Poll::Pending;
         };
         let is_too_large = |error: &Failure| matches!(**error, Error::MessageTooLarge { .. });
         let refuses = incoming.as_ref().is_err_and(is_too_large);
         match &incoming {
-            Ok(Some(incoming)) => self.shared.counters.received(incoming.len()),
+            Ok(Some(incoming)) => self.core.counters.received(incoming.len()),
             Err(_) if refuses && self.buffer.skips_too_large() => {}
             _ => {
                 self.ended = true;
                 if refuses {
-                    self.shared.io.refuse();
+                    self.core.io.refuse();
                 }
-                self.shared.closing.nobody_reads();
+                self.core.closing.nobody_reads();
                 self.buffer.clear();
             }
         }
@@ -190,8 +173,7 @@ impl PipeReceiver {
         // reads them sees to that.
         ready!(poll_spend(cx));
         let max = self.buffer.max_message_size();
-        let received =
-            ready!(messages.poll_recv(cx, max)).map_err(|e| self.shared.failed_read(e))?;
+        let received = ready!(messages.poll_recv(cx, max)).map_err(|e| self.failed_read(e))?;
         Poll::Ready(match received {
             Received::Message(message) => Ok(Some(Incoming::Message(message))),
             Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }.into()),
@@ -226,7 +208,7 @@ impl PipeReceiver {
                     .into()));
                 }
                 Ok(_) => {}
-                Err(e) => return Poll::Ready(Err(self.shared.failed_read(e).into())),
+                Err(e) => return Poll::Ready(Err(self.failed_read(e))),
             }
         }
     }
@@ -234,7 +216,7 @@ impl PipeReceiver {
     /// Reads once, towards the `needs` bytes of the next frame. `Ok(0)` is the end.
     fn poll_fill(&mut self, cx: &mut Context<'_>, needs: usize) -> Poll<io::Result<usize>> {
         loop {
-            let is_ready = self.shared.io.poll_read_ready(cx)?.is_ready();
+            let is_ready = self.core.io.poll_read_ready(cx)?.is_ready();
             if !is_ready && !self.busy_wait.goes_on() {
                 self.buffer.wait();
                 return Poll::Pending;
@@ -260,9 +242,13 @@ impl PipeReceiver {
         }
     }
 
+    fn failed_read(&self, error: io::Error) -> Failure {
+        self.core.failed("cannot read from", error).into()
+    }
+
     /// Reads once: when the system has said that there is something, or without knowing.
     fn read(&mut self, needs: usize, is_ready: bool) -> io::Result<usize> {
-        let io = &self.shared.io;
+        let io = &self.core.io;
         self.buffer.fill(needs, |mut room| match is_ready {
             true => io.try_read(&mut room),
             false => io.read_now(&mut room),
@@ -280,7 +266,7 @@ impl Stream for PipeReceiver {
         // after the end.
         if let Some(len) = this.buffer.complete() {
             ready!(this.turn.poll_go_on(cx));
-            this.shared.counters.received(len);
+            this.core.counters.received(len);
             return Poll::Ready(Some(Ok(this.buffer.take(len))));
         }
         this.poll_next_read(cx)
@@ -289,7 +275,7 @@ impl Stream for PipeReceiver {
 
 impl Drop for PipeReceiver {
     fn drop(&mut self) {
-        self.shared.closing.nobody_reads();
+        self.core.closing.nobody_reads();
     }
 }
 
@@ -302,15 +288,10 @@ impl FusedStream for PipeReceiver {
 impl fmt::Debug for PipeReceiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PipeReceiver")
-            .field("id", &self.shared.id)
-            .field("name", &self.shared.name)
+            .field("id", &self.core.id)
+            .field("name", &self.core.name)
             .field("read_ahead", &self.buffer.len())
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }
 }
-
-/// Two halves that are not of one [`PipeConnection`], given back.
-#[derive(Debug, thiserror::Error)]
-#[error("these halves belong to different connections")]
-pub struct ReuniteError(pub PipeReceiver, pub PipeSender);

@@ -9,27 +9,25 @@ use bytes::Bytes;
 use futures_sink::Sink;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::closing::timed_out;
-use super::core::Shared;
+use super::closing::Linger;
+use super::core::Core;
 use crate::framing::WriteBuffer;
-use crate::sync::Deadline;
 use crate::turn::Turn;
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, SharedSender};
+use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
 ///
 /// Dropping it alone tells the peer nothing: the connection ends when both halves are gone. Use
 /// [`close`](PipeSender::close) to end this direction where the platform can.
 pub struct PipeSender {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) core: Arc<Core>,
     pub(crate) codec: MessageCodec,
     /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
     gathers: bool,
     buffer: WriteBuffer,
     state: SendState,
     turn: Turn,
-    /// Runs from the first attempt to close on.
-    linger: Option<Deadline>,
+    linger: Linger,
 }
 
 enum SendState {
@@ -47,26 +45,26 @@ enum SendState {
 }
 
 impl PipeSender {
-    pub(crate) fn new(shared: Arc<Shared>, codec: MessageCodec) -> Self {
+    pub(crate) fn new(core: Arc<Core>, codec: MessageCodec) -> Self {
         PipeSender {
-            gathers: shared.io.messages().is_none(),
-            shared,
+            gathers: core.io.messages().is_none(),
+            core,
             codec,
             buffer: WriteBuffer::default(),
             state: SendState::Open,
             turn: Turn::default(),
-            linger: None,
+            linger: Linger::default(),
         }
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
     pub fn id(&self) -> u64 {
-        self.shared.id
+        self.core.id
     }
 
     /// The pipe's name, as [`PipeConnection::name`](crate::PipeConnection::name).
     pub fn name(&self) -> &PipeName {
-        &self.shared.name
+        &self.core.name
     }
 
     /// Asks the system who is at the other end, as [`PipeConnection::peer`](crate::PipeConnection::peer).
@@ -75,24 +73,18 @@ impl PipeSender {
     ///
     /// The same.
     pub fn peer(&self) -> Result<Peer, Error> {
-        self.shared.peer()
+        self.core.peer()
     }
 
     /// How much has gone through both halves so far.
     pub fn stats(&self) -> ConnectionStats {
-        self.shared.counters.stats()
-    }
-
-    /// Makes a sender that many tasks can have, and that gathers what they send at about the same
-    /// time into one write.
-    pub fn into_shared(self) -> SharedSender {
-        SharedSender::new(self)
+        self.core.counters.stats()
     }
 
     /// How many bytes the system does not have yet. Those that it is just taking count as one.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
-        let writing = self.shared.io.writer().is_some_and(|it| !it.is_idle());
+        let writing = self.core.io.writer().is_some_and(|it| !it.is_idle());
         self.buffer.len() + usize::from(writing)
     }
 
@@ -131,7 +123,7 @@ impl PipeSender {
     /// Why nothing more can be sent.
     pub(crate) fn closed(&self) -> Error {
         let failed = matches!(self.state, SendState::Failed);
-        self.shared.closed(!failed)
+        self.core.closed(!failed)
     }
 
     /// Sends what was fed, and ends this direction when the peer has read everything.
@@ -164,17 +156,16 @@ impl PipeSender {
         if let SendState::Ended = self.state {
             return Ok(());
         }
-        if let Some(messages) = self.shared.io.messages() {
+        if let Some(messages) = self.core.io.messages() {
             messages.start_send(Bytes::new());
             // Before waiting: called again, it does not say so twice.
             self.state = SendState::Ended;
             poll_fn(|cx| self.poll_drain(cx)).await?;
-        } else if self.shared.io.can_shutdown() {
-            let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
-            self.shared.io.shutdown().map_err(failed)?;
+        } else if self.core.io.can_shutdown() {
+            self.core.shutdown()?;
         } else {
             return Err(Error::ModeMismatch {
-                pipe: self.shared.name.clone(),
+                pipe: self.core.name.clone(),
             });
         }
         self.state = SendState::Ended;
@@ -182,14 +173,12 @@ impl PipeSender {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let closed = self.poll_close_in_time(cx);
-        if closed.is_ready() {
-            return closed;
-        }
-        let shared = &self.shared;
-        let deadline = self.linger.get_or_insert_with(|| shared.linger_deadline());
-        if deadline.poll(cx).is_ready() {
-            return Poll::Ready(Err(self.give_up()));
+        let closed = self.poll_close_for_ever(cx);
+        if closed.is_pending() {
+            self.core.closing.poll_discard(&self.core.io, cx);
+            if self.linger.poll(&self.core, cx).is_ready() {
+                return Poll::Ready(Err(self.give_up()));
+            }
         }
         closed
     }
@@ -201,8 +190,8 @@ impl PipeSender {
             return Err(self.closed());
         }
         let header = self.codec.header(message.len())?;
-        self.shared.counters.sent(message.len());
-        match self.shared.io.messages() {
+        self.core.counters.sent(message.len());
+        match self.core.io.messages() {
             Some(messages) => messages.start_send(std::mem::take(message)),
             None => self.buffer.push(header, message),
         }
@@ -212,7 +201,7 @@ impl PipeSender {
     /// From now on, payloads that were sent are kept for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
         self.buffer.keep_spent();
-        if let Some(writer) = self.shared.io.writer() {
+        if let Some(writer) = self.core.io.writer() {
             writer.keep_spent();
         }
     }
@@ -220,7 +209,7 @@ impl PipeSender {
     /// Payloads that are of no more use: to be dropped where no lock is held, for their bytes may be the
     /// application's, with code of its own.
     pub(crate) fn take_spent(&mut self) -> (Bytes, Vec<Bytes>) {
-        let written = self.shared.io.writer().map(|it| it.take_spent());
+        let written = self.core.io.writer().map(|it| it.take_spent());
         (self.buffer.take_spent(), written.unwrap_or_default())
     }
 
@@ -234,24 +223,16 @@ impl PipeSender {
         let rest_is_lost = !self.buffer.is_empty();
         self.state = SendState::GivenUp;
         self.buffer.clear();
-        let shared = &self.shared;
-        timed_out(&shared.io, &shared.name, shared.linger, rest_is_lost)
+        self.core.closing_timed_out(rest_is_lost)
     }
 
-    fn poll_close_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let closed = self.poll_close_alone(cx);
-        if closed.is_pending() {
-            self.shared.closing.poll_discard(&self.shared.io, cx);
-        }
-        closed
-    }
-
-    /// Whatever the peer sends.
-    fn poll_close_alone(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    /// Closing without its deadline, and without regard for what the peer sends meanwhile.
+    fn poll_close_for_ever(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_end(cx))?;
         if let SendState::Ended = self.state {
-            let shared = self.shared.clone();
-            let drained = ReusableBoxFuture::new(async move { shared.drained().await });
+            let core = self.core.clone();
+            let drained = async move { core.closing.drained(&core.io).await };
+            let drained = ReusableBoxFuture::new(drained);
             self.state = SendState::Closing(drained);
         }
         match &mut self.state {
@@ -265,12 +246,11 @@ impl PipeSender {
     }
 
     /// Hands everything to the system, and ends this direction: the first part of closing. The second
-    /// is to wait for [`Shared::drained`].
+    /// is to wait for [`Closing::drained`](super::closing::Closing::drained).
     pub(crate) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if let SendState::Open | SendState::Ended = self.state {
             ready!(self.poll_drain(cx))?;
-            let failed = |e| Error::from_io("cannot close", &self.shared.name, e);
-            self.shared.io.shutdown().map_err(failed)?;
+            self.core.shutdown()?;
             self.state = SendState::Ended;
         }
         Poll::Ready(Ok(()))
@@ -285,12 +265,12 @@ impl PipeSender {
             Ok(()) => SendState::Closed,
             Err(_) => SendState::Failed,
         };
-        drained.map_err(|e| Error::from_io("cannot close", &self.shared.name, e))
+        drained.map_err(|e| self.core.failed("cannot close", e))
     }
 
     /// Writes everything that is buffered.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (io, buffer) = (&self.shared.io, &mut self.buffer);
+        let (io, buffer) = (&self.core.io, &mut self.buffer);
         while !buffer.is_empty() {
             if let Some(writer) = io.writer() {
                 ready!(writer.poll_flush(cx))?;
@@ -320,7 +300,7 @@ impl PipeSender {
         Poll::Ready(result.map_err(|e| {
             self.state = SendState::Failed;
             self.buffer.clear();
-            Error::from_io("cannot write to", &self.shared.name, e)
+            self.core.failed("cannot write to", e)
         }))
     }
 }
@@ -365,8 +345,8 @@ impl Sink<Bytes> for PipeSender {
 impl fmt::Debug for PipeSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PipeSender")
-            .field("id", &self.shared.id)
-            .field("name", &self.shared.name)
+            .field("id", &self.core.id)
+            .field("name", &self.core.name)
             .field("unsent", &self.buffer.len())
             .field("open", &matches!(self.state, SendState::Open))
             .finish_non_exhaustive()

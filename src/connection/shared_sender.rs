@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
 
-use super::core::Shared;
+use super::closing::Linger;
+use super::core::{Core, Queued};
 use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
 use crate::{ConnectionStats, Error, PipeName, PipeSender};
@@ -63,7 +64,7 @@ struct Senders(Arc<Queue>);
 
 struct Queue {
     state: Mutex<State>,
-    shared: Arc<Shared>,
+    core: Arc<Core>,
     /// The flusher is told here when there is something to write, or no sender any more.
     dirty: Notify,
     /// Whoever waits for room, or for what was sent to be written, is told here that some was.
@@ -88,10 +89,18 @@ struct State {
     orphaned: bool,
 }
 
+impl PipeSender {
+    /// Makes a sender that many tasks can have, and that gathers what they send at about the same
+    /// time into one write.
+    pub fn into_shared(self) -> SharedSender {
+        SharedSender::new(self)
+    }
+}
+
 impl SharedSender {
-    pub(crate) fn new(mut sender: PipeSender) -> Self {
+    fn new(mut sender: PipeSender) -> Self {
         sender.keep_spent();
-        let shared = sender.shared.clone();
+        let core = sender.core.clone();
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 taken: sender.unsent() as u64,
@@ -99,7 +108,7 @@ impl SharedSender {
                 blocked: None,
                 orphaned: false,
             }),
-            shared,
+            core,
             dirty: Notify::new(),
             progress: Notify::new(),
             started: AtomicBool::new(false),
@@ -108,23 +117,24 @@ impl SharedSender {
             turn: tokio::sync::Mutex::new(()),
         });
         // Nobody else has set it: there is one sender to a connection.
-        let _ = queue.shared.queue.0.set(Arc::downgrade(&queue));
+        let weak: Weak<Queue> = Arc::downgrade(&queue);
+        let _ = queue.core.queue.set(weak);
         SharedSender(Arc::new(Senders(queue)))
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
     pub fn id(&self) -> u64 {
-        self.queue().shared.id
+        self.queue().core.id
     }
 
     /// The pipe's name, as [`PipeConnection::name`](crate::PipeConnection::name).
     pub fn name(&self) -> &PipeName {
-        &self.queue().shared.name
+        &self.queue().core.name
     }
 
     /// How much has gone through both halves so far.
     pub fn stats(&self) -> ConnectionStats {
-        self.queue().shared.counters.stats()
+        self.queue().core.counters.stats()
     }
 
     /// Takes a message for sending, waiting for room while the peer does not read.
@@ -203,14 +213,14 @@ impl SharedSender {
             if queue.with(|it| it.sender.has_closed()) {
                 return Ok(());
             }
-            let drained = queue.shared.drained().await;
+            let drained = queue.core.closing.drained(&queue.core.io).await;
             queue.with(|it| it.sender.finish(drained))
         };
-        let closed = queue.shared.linger_deadline().limit(async {
+        let in_turn = async {
             let _turn = queue.turn.lock().await;
-            queue.shared.discarding(closing).await
-        });
-        if let Some(closed) = closed.await {
+            queue.core.discarding(closing).await
+        };
+        if let Some(closed) = Linger::limit(&queue.core, in_turn).await {
             return closed;
         }
         let (result, flusher) = queue.with(|it| match it.sender.has_closed() {
@@ -251,7 +261,7 @@ impl Queue {
                 return Err(state.sender.closed());
             }
             if self.closing.load(Relaxed) {
-                return Err(self.shared.closed(true));
+                return Err(self.core.closed(true));
             }
             if state.orphaned {
                 return Err(self.orphaned());
@@ -302,7 +312,7 @@ impl Queue {
         if !self.started.load(Relaxed) && !self.started.swap(true, Relaxed) {
             self.dirty.notify_one();
             let flusher = Flusher(self.clone());
-            self.shared.io.runtime().spawn(flush_when_dirty(flusher));
+            self.core.io.runtime().spawn(flush_when_dirty(flusher));
         }
     }
 
@@ -314,7 +324,7 @@ impl Queue {
         });
         // A write that the system has already goes on.
         if bytes > 0 {
-            let (id, pipe, waited) = (self.shared.id, &self.shared.name, self.shared.linger);
+            let (id, pipe, waited) = (self.core.id, &self.core.name, self.core.linger);
             tracing::warn!(
                 id, %pipe, bytes, ?waited,
                 "the peer does not read: what a shared sender had taken is lost"
@@ -324,7 +334,7 @@ impl Queue {
     }
 
     fn orphaned(&self) -> Error {
-        Error::from_io("cannot write to", &self.shared.name, runtime_ended())
+        self.core.failed("cannot write to", runtime_ended())
     }
 }
 
@@ -347,7 +357,7 @@ impl State {
 /// linger time.
 async fn flush_when_dirty(flusher: Flusher) {
     let queue = &flusher.0;
-    let mut deadline = None;
+    let mut linger = Linger::default();
     loop {
         queue.dirty.notified().await;
         // While more comes, more goes out in one write.
@@ -368,9 +378,8 @@ async fn flush_when_dirty(flusher: Flusher) {
                 flushed
             });
             if flushed.is_pending() && queue.over.load(Relaxed) {
-                queue.shared.closing.poll_discard(&queue.shared.io, cx);
-                let deadline = deadline.get_or_insert_with(|| queue.shared.linger_deadline());
-                if deadline.poll(cx).is_ready() {
+                queue.core.closing.poll_discard(&queue.core.io, cx);
+                if linger.poll(&queue.core, cx).is_ready() {
                     flushed = Poll::Ready(Err(queue.abandon()));
                 }
             }
@@ -379,7 +388,7 @@ async fn flush_when_dirty(flusher: Flusher) {
         })
         .await;
         if let Err(error) = flushed {
-            tracing::debug!(id = queue.shared.id, %error, "cannot send what was taken");
+            tracing::debug!(id = queue.core.id, %error, "cannot send what was taken");
         }
         let over = queue.over.load(Relaxed);
         if queue.with(|it| it.sender.has_failed() || (over && it.sender.unsent() == 0)) {
@@ -428,27 +437,19 @@ impl fmt::Debug for Queue {
     }
 }
 
-/// Where a connection's receiver finds the queue, if there is one.
-#[derive(Debug, Default)]
-pub(crate) struct QueueRef(OnceLock<Weak<Queue>>);
-
-impl QueueRef {
-    /// Writes what there is, as far as that goes without waiting. What is left, the flusher will write.
-    pub(crate) fn kick(&self) {
-        let Some(queue) = self.0.get().and_then(Weak::upgrade) else {
-            return;
-        };
-        let is_left = queue.with(|state| {
+impl Queued for Queue {
+    fn write_now(self: Arc<Self>) {
+        let is_left = self.with(|state| {
             if state.sender.unsent() == 0 || state.blocked.is_some() {
                 return false;
             }
-            // A failure, the next sender will be told.
+            // The next sender is told of a failure.
             let mut cx = Context::from_waker(Waker::noop());
             state.sender.poll_flush_unpin(&mut cx).is_pending()
         });
         if is_left {
-            queue.start();
-            queue.dirty.notify_one();
+            self.start();
+            self.dirty.notify_one();
         }
     }
 }

@@ -2,19 +2,16 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::closing::{Closing, timed_out};
+use super::closing::{Closing, Linger};
+use super::pipe_end::PipeEnd;
+use super::reunite::ReuniteError;
 use crate::stats::Place;
-use crate::sync::Deadline;
 use crate::turn::poll_spend;
 use crate::{Error, Peer, PipeName, sys};
-
-/// How long closing waits for the peer to read the rest, unless told otherwise.
-pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
 
 /// A connected pipe as a stream of bytes, for protocols that bring their own framing.
 ///
@@ -38,37 +35,26 @@ pub(crate) const DEFAULT_LINGER: Duration = Duration::from_secs(5);
 /// As for tokio's sockets: a cancelled `read` or `write` has read or written nothing.
 #[derive(Debug)]
 pub struct PipeStream {
-    pub(crate) io: Arc<sys::Stream>,
-    name: PipeName,
-    linger: Duration,
+    end: Arc<PipeEnd>,
     /// What a message connection had read already when it was turned back into bytes.
     read_ahead: BytesMut,
-    /// Among the clients of the server that accepted it.
-    place: Option<Arc<Place>>,
 }
 
 impl PipeStream {
-    pub(crate) fn new(io: sys::Stream, name: PipeName, linger: Duration) -> Self {
-        PipeStream {
-            io: Arc::new(io),
-            name,
-            linger,
-            read_ahead: BytesMut::new(),
-            place: None,
-        }
+    pub(super) fn new(end: PipeEnd) -> Self {
+        PipeStream::from_parts(Arc::new(end), BytesMut::new())
     }
 
-    /// A server counts its client as long as anything of the stream lives.
+    /// Takes `place` among a server's clients, until nothing of the stream lives any more.
     pub(crate) fn counted(self, place: Place) -> Self {
-        PipeStream {
-            place: Some(Arc::new(place)),
-            ..self
-        }
+        // A stream is accepted once.
+        let _ = self.end.place.set(place);
+        self
     }
 
     /// The pipe's name: the one that the server listens on.
     pub fn name(&self) -> &PipeName {
-        &self.name
+        &self.end.name
     }
 
     /// Asks the system who is at the other end.
@@ -78,10 +64,7 @@ impl PipeStream {
     /// [`Error::Closed`] when the system does not tell any more because the peer has left, else
     /// [`Error::Io`].
     pub fn peer(&self) -> Result<Peer, Error> {
-        self.io
-            .peer()
-            .map(Peer::from)
-            .map_err(|e| Error::from_io("cannot tell the peer of", &self.name, e))
+        self.end.peer()
     }
 
     /// Ends the stream when the peer has read everything that was written.
@@ -104,51 +87,39 @@ impl PipeStream {
     ///
     /// Cancelling drops the stream.
     pub async fn close(self) -> Result<(), Error> {
-        self.io
-            .shutdown()
-            .map_err(|e| Error::from_io("cannot close", &self.name, e))?;
-        let deadline = Deadline::after(self.linger, self.io.runtime());
+        let end = &self.end;
+        end.shutdown()?;
         let closing = Closing::default();
         closing.nobody_reads();
-        let drained = closing.discarding(&self.io, closing.drained(&self.io));
-        match deadline.limit(drained).await {
-            Some(result) => result.map_err(|e| Error::from_io("cannot close", &self.name, e)),
-            None => Err(timed_out(&self.io, &self.name, self.linger, false)),
+        let drained = closing.discarding(&end.io, closing.drained(&end.io));
+        match Linger::limit(end, drained).await {
+            Some(result) => result.map_err(|e| end.failed("cannot close", e)),
+            None => Err(end.closing_timed_out(false)),
         }
     }
 
-    /// Splits into two halves that can move to two tasks.
-    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+    /// Splits into two halves that can move to two tasks. [`OwnedReadHalf::reunite`] puts them together
+    /// again.
+    pub fn split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
         let write = OwnedWriteHalf {
-            io: self.io.clone(),
-            _place: self.place.clone(),
+            end: self.end.clone(),
         };
         (OwnedReadHalf(self), write)
     }
 
-    pub(crate) fn into_parts(self) -> Parts {
-        (self.io, self.name, self.linger, self.read_ahead, self.place)
+    /// What the system has of it.
+    pub(crate) fn io(&self) -> &sys::Stream {
+        &self.end.io
     }
 
-    pub(crate) fn from_parts((io, name, linger, read_ahead, place): Parts) -> Self {
-        PipeStream {
-            io,
-            name,
-            linger,
-            read_ahead,
-            place,
-        }
+    pub(super) fn into_parts(self) -> (Arc<PipeEnd>, BytesMut) {
+        (self.end, self.read_ahead)
+    }
+
+    pub(super) fn from_parts(end: Arc<PipeEnd>, read_ahead: BytesMut) -> Self {
+        PipeStream { end, read_ahead }
     }
 }
-
-/// What a stream and a connection have in common.
-pub(crate) type Parts = (
-    Arc<sys::Stream>,
-    PipeName,
-    Duration,
-    BytesMut,
-    Option<Arc<Place>>,
-);
 
 impl AsyncRead for PipeStream {
     fn poll_read(
@@ -168,8 +139,8 @@ impl AsyncRead for PipeStream {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.io.poll_read_ready(cx))?;
-            match self.io.try_read(buf) {
+            ready!(self.end.io.poll_read_ready(cx))?;
+            match self.end.io.try_read(buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
                 result => return Poll::Ready(result.map(drop)),
             }
@@ -177,7 +148,7 @@ impl AsyncRead for PipeStream {
     }
 }
 
-/// Implements `AsyncWrite` over the field `io`.
+/// Implements `AsyncWrite` over the field `end`.
 macro_rules! async_write {
     ($type:ty) => {
         impl AsyncWrite for $type {
@@ -186,7 +157,7 @@ macro_rules! async_write {
                 cx: &mut Context<'_>,
                 buf: &[u8],
             ) -> Poll<io::Result<usize>> {
-                self.io.poll_write(cx, buf)
+                self.end.io.poll_write(cx, buf)
             }
 
             fn poll_write_vectored(
@@ -194,19 +165,19 @@ macro_rules! async_write {
                 cx: &mut Context<'_>,
                 bufs: &[IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
-                self.io.poll_write_vectored(cx, bufs)
+                self.end.io.poll_write_vectored(cx, bufs)
             }
 
             fn is_write_vectored(&self) -> bool {
-                self.io.is_write_vectored()
+                self.end.io.is_write_vectored()
             }
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.io.poll_flush(cx)
+                self.end.io.poll_flush(cx)
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(self.io.shutdown())
+                Poll::Ready(self.end.io.shutdown())
             }
         }
     };
@@ -224,22 +195,54 @@ pub struct OwnedReadHalf(PipeStream);
 /// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) to end this direction where the platform can.
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
-    io: Arc<sys::Stream>,
-    _place: Option<Arc<Place>>,
+    end: Arc<PipeEnd>,
 }
 
 impl OwnedReadHalf {
+    /// The pipe's name, as [`PipeStream::name`].
+    pub fn name(&self) -> &PipeName {
+        self.0.name()
+    }
+
+    /// Asks the system who is at the other end, as [`PipeStream::peer`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.0.peer()
+    }
+
     /// Puts the two halves of one stream together again.
     ///
     /// # Errors
     ///
     /// Gives both back when they are of different streams.
-    pub fn reunite(self, write: OwnedWriteHalf) -> Result<PipeStream, StreamReuniteError> {
-        if Arc::ptr_eq(&self.0.io, &write.io) {
+    pub fn reunite(
+        self,
+        write: OwnedWriteHalf,
+    ) -> Result<PipeStream, ReuniteError<OwnedReadHalf, OwnedWriteHalf>> {
+        if Arc::ptr_eq(&self.0.end, &write.end) {
             Ok(self.0)
         } else {
-            Err(StreamReuniteError(self, write))
+            Err(ReuniteError(self, write))
         }
+    }
+}
+
+impl OwnedWriteHalf {
+    /// The pipe's name, as [`PipeStream::name`].
+    pub fn name(&self) -> &PipeName {
+        &self.end.name
+    }
+
+    /// Asks the system who is at the other end, as [`PipeStream::peer`].
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.end.peer()
     }
 }
 
@@ -252,8 +255,3 @@ impl AsyncRead for OwnedReadHalf {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
-
-/// Two halves that are not of one [`PipeStream`], given back.
-#[derive(Debug, thiserror::Error)]
-#[error("these halves belong to different streams")]
-pub struct StreamReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);

@@ -153,7 +153,7 @@ impl Conversation {
     /// Waits until the other side, which has asked to end the connection, has handled everything and
     /// ends it too.
     async fn hear_out(&mut self) {
-        if !self.receiver.shared.io.can_shutdown() {
+        if !self.receiver.core.io.can_shutdown() {
             // Such a pipe has no end of one direction, so the other side does not know that we have
             // closed ours. It keeps its name until it has handled everything: it has an instance of the
             // pipe until then.

@@ -41,7 +41,7 @@ impl HubBuilder {
     pub fn serve(&self, server: PipeServer) -> PipeHub {
         let registry = Registry::new(
             server.name(),
-            server.codec,
+            server.connection.codec,
             self.options,
             server.drain_timeout,
             server.shutdown_handle(),
@@ -63,12 +63,12 @@ impl HubBuilder {
         let (sender, receiver) = conn.split();
         let totals = Totals::default();
         let place = totals.join();
-        place.begin(sender.id(), sender.shared.counters.clone());
+        place.begin(sender.id(), sender.core.counters.clone());
         let registry = Registry::new(
             sender.name(),
             sender.codec,
             self.options,
-            sender.shared.linger,
+            sender.core.linger,
             ShutdownHandle::new(),
             StatsHandle::new(totals),
         );

@@ -85,7 +85,7 @@ impl HubClient {
         ) {
             let deadline = Instant::now().checked_add(registry.drain_timeout);
             // Nothing is received any more: what still comes is thrown away.
-            let conn = self.receiver.shared.clone();
+            let conn = self.receiver.core.clone();
             conn.closing.nobody_reads();
             let drained = conn.discarding(self.drain());
             if until(deadline, drained).await.is_none() {
@@ -184,7 +184,7 @@ impl QueuedSender {
                 // Waits for room before it takes a message: cancelled after that, it would lose it.
                 poll_fn(|cx| self.sender.poll_ready_unpin(cx)).await?;
                 let next = self.queue.recv().await;
-                let message = next.ok_or_else(|| self.sender.shared.closed(true))?;
+                let message = next.ok_or_else(|| self.sender.core.closed(true))?;
                 let len = message.len();
                 self.sender.start_send_unpin(message)?;
                 *self.in_flight.insert(len)

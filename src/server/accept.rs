@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::shutdown::ShutdownHandle;
 use super::stats::StatsHandle;
+use crate::connection::ConnectionOptions;
 use crate::stats::Totals;
-use crate::{Error, MessageCodec, PipeConnection, PipeListener, PipeName, PipeStream, ServerStats};
+use crate::{Error, PipeConnection, PipeListener, PipeName, PipeStream, ServerStats};
 
 /// Listens on a name and hands out each client as a [`PipeConnection`].
 ///
@@ -41,8 +42,7 @@ pub struct PipeServer {
     /// `None` once shut down.
     listener: Option<PipeListener>,
     name: PipeName,
-    pub(crate) codec: MessageCodec,
-    low_latency: Duration,
+    pub(crate) connection: ConnectionOptions,
     pub(crate) drain_timeout: Duration,
     shutdown: ShutdownHandle,
     shut_down: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -52,16 +52,14 @@ pub struct PipeServer {
 impl PipeServer {
     pub(super) fn new(
         listener: PipeListener,
-        codec: MessageCodec,
-        low_latency: Duration,
+        connection: ConnectionOptions,
         drain_timeout: Duration,
     ) -> Self {
         let shutdown = ShutdownHandle::new();
         PipeServer {
             name: listener.name().clone(),
             listener: Some(listener),
-            codec,
-            low_latency,
+            connection,
             drain_timeout,
             shut_down: Box::pin(shutdown.requested_owned()),
             shutdown,
@@ -158,8 +156,8 @@ impl PipeServer {
     }
 
     fn connection(&self, stream: PipeStream) -> PipeConnection {
-        let conn = PipeConnection::new(stream.counted(self.totals.join()), self.codec);
-        conn.with_low_latency(self.low_latency)
+        self.connection
+            .connection(stream.counted(self.totals.join()))
     }
 }
 

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use super::accept::PipeServer;
-use crate::connection::DEFAULT_LINGER;
+use crate::connection::{ConnectionOptions, connection_setters};
 use crate::sys::{Limits, ListenOptions};
-use crate::{Access, Error, InvalidName, MessageCodec, PipeListener, PipeName};
+use crate::{Access, Error, InvalidName, PipeListener, PipeName};
 
 impl PipeServer {
     /// Listens on `name` with every default. Clients can connect as soon as this returns.
@@ -28,9 +28,7 @@ impl PipeServer {
         ServerBuilder {
             name: name.try_into().map_err(InvalidName::from),
             limits: Limits::default(),
-            codec: MessageCodec::default(),
-            linger: DEFAULT_LINGER,
-            low_latency: Duration::ZERO,
+            connection: ConnectionOptions::default(),
             drain_timeout: Duration::from_secs(10),
             platform: ListenOptions::default(),
         }
@@ -43,9 +41,7 @@ impl PipeServer {
 pub struct ServerBuilder {
     name: Result<PipeName, InvalidName>,
     limits: Limits,
-    codec: MessageCodec,
-    linger: Duration,
-    low_latency: Duration,
+    connection: ConnectionOptions,
     drain_timeout: Duration,
     pub(crate) platform: ListenOptions,
 }
@@ -74,33 +70,7 @@ impl ServerBuilder {
         self
     }
 
-    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
-    /// [`u32::MAX`].
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.codec = MessageCodec::new(bytes);
-        self
-    }
-
-    /// How long `close` waits for the peer to take the rest. Default 5 s. On Windows, a connection
-    /// that is dropped keeps the pipe as long, in the background, for the peer to take what was sent.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
-        self
-    }
-
-    /// How long a connection waits busily for the next message before it sleeps, asking the
-    /// system again and again: small round trips between two processes become several times as fast,
-    /// because nobody needs to be woken. Default zero: not at all.
-    ///
-    /// This takes processor time while waiting. Other tasks of the runtime have their turn between
-    /// two attempts, and after waits in vain the next ones sleep at once, up to 1024 of them. Worth
-    /// it for few connections with an idle core each, between processes; 20 to 50 µs suffice. It
-    /// loses when both ends are in one process, with many connections, and with rare messages.
-    /// Both ends should have it. Not in message mode.
-    pub fn low_latency(mut self, limit: Duration) -> Self {
-        self.low_latency = limit;
-        self
-    }
+    connection_setters!();
 
     /// How long handlers may go on once the server is shut down. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
@@ -136,8 +106,7 @@ impl ServerBuilder {
         let listener = self.bind_bytes()?;
         Ok(PipeServer::new(
             listener,
-            self.codec,
-            self.low_latency,
+            self.connection,
             self.drain_timeout,
         ))
     }
@@ -152,7 +121,7 @@ impl ServerBuilder {
             self.name.clone()?,
             &self.limits,
             &self.platform,
-            self.linger,
+            self.connection,
         )
     }
 }

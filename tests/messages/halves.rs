@@ -82,7 +82,7 @@ async fn messages_survive_the_way_to_bytes_and_back() {
     assert_eq!(within(conn.next()).await.unwrap().unwrap(), "one");
     let stream = within(conn.into_stream()).await.unwrap();
     // The halves of the stream keep them as well.
-    let (reader, writer) = stream.into_split();
+    let (reader, writer) = stream.split();
     let stream = reader.reunite(writer).unwrap();
     let mut conn = PipeConnection::new(stream, MessageCodec::default());
     assert_eq!(within(conn.next()).await.unwrap().unwrap(), "two");

@@ -139,11 +139,11 @@ fn what_is_public_can_be_sent_debugged_and_moved() {
     shared::<asyncipc::PipeSender>();
     shared::<PipeServer>();
     shared::<asyncipc::PipeListener>();
-    shared::<asyncipc::ReuniteError>();
+    shared::<asyncipc::ReuniteError<asyncipc::PipeReceiver, asyncipc::PipeSender>>();
     shared::<PipeStream>();
     shared::<asyncipc::OwnedReadHalf>();
     shared::<asyncipc::OwnedWriteHalf>();
-    shared::<asyncipc::StreamReuniteError>();
+    shared::<asyncipc::ReuniteError<asyncipc::OwnedReadHalf, asyncipc::OwnedWriteHalf>>();
     shared::<asyncipc::PipeReceiver>();
     shared::<asyncipc::PipeName>();
     shared::<asyncipc::InvalidName>();

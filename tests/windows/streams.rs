@@ -136,7 +136,7 @@ async fn thirty_two_mebibytes_pass_both_ways_at_once_by_overlapped_io() {
         let (client, accepted) =
             within(async { tokio::join!(client.connect_bytes(), server.accept()) }).await;
         let tasks = [client.unwrap(), accepted.unwrap()].map(|stream| {
-            let (mut read, mut write) = stream.into_split();
+            let (mut read, mut write) = stream.split();
             let writing = tokio::spawn(async move {
                 write.write_all(&sample(SIZE, 0)).await.unwrap();
                 write.flush().await.unwrap();
