@@ -110,7 +110,7 @@ impl Worker {
     async fn attempt(&mut self, job: u64) -> Result<Result<BytesMut, ExitStatus>, BoxError> {
         let (mut child, mut conn) = match self.running.take() {
             Some(running) => running,
-            None => match PipeServer::channel_for(&mut self.command).spawn().await {
+            None => match PipeServer::worker().spawn(&mut self.command).await {
                 Err(Error::WorkerEnded { status, .. }) => return Ok(Err(status)),
                 started => started?,
             },
@@ -152,7 +152,7 @@ async fn end(child: &mut Child, grace: Duration) -> std::io::Result<ExitStatus> 
 
 /// The worker: counts the primes below a thousand times the job's number.
 async fn work(args: Args) -> Result<(), BoxError> {
-    let mut conn = PipeClient::from_parent().await?;
+    let mut conn = PipeClient::from_parent().connect().await?;
     let mut done = 0;
     while let Some(job) = conn.next().await {
         let job: u64 = std::str::from_utf8(&job?)?.parse()?;

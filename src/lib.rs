@@ -30,13 +30,13 @@ pub mod unix;
 #[cfg(windows)]
 pub mod windows;
 #[cfg(feature = "worker")]
-mod worker;
+pub mod worker;
 
 pub use access::Access;
 pub use client::{ClientBuilder, PipeClient};
 pub use connection::{
     OwnedReadHalf, OwnedWriteHalf, PipeConnection, PipeReceiver, PipeSender, PipeStream,
-    ReuniteError, SharedSender, StreamReuniteError,
+    ReuniteError, SharedSender,
 };
 #[cfg(feature = "endpoint")]
 pub use endpoint::Endpoint;
@@ -48,8 +48,6 @@ pub use name::{InvalidName, PipeName};
 pub use peer::{InvalidUserId, Peer, UserId};
 pub use server::{BoxError, PipeServer, Serve, ServerBuilder, ShutdownHandle, StatsHandle};
 pub use stats::{ConnectionStats, ServerStats};
-#[cfg(feature = "worker")]
-pub use worker::{FromParent, WorkerBuilder};
 
 /// What the fuzz targets need of what is not public.
 #[cfg(fuzzing)]

@@ -1,16 +1,17 @@
-use std::future::{Future, IntoFuture};
-use std::pin::Pin;
+//! A process and the worker processes that it starts, each with a private channel to it.
+
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
-use crate::connection::DEFAULT_LINGER;
+use crate::connection::{ConnectionOptions, connection_setters};
 use crate::listener::need_runtime;
 use crate::sync::until;
 use crate::sys::{self, Inherited};
-use crate::{Error, MessageCodec, PipeClient, PipeConnection, PipeName, PipeServer, PipeStream};
+use crate::{Error, PipeClient, PipeConnection, PipeServer};
 
 /// Tells a worker where its end of the channel is.
 const VARIABLE: &str = "ASYNCIPC_CHANNEL";
@@ -19,34 +20,9 @@ const VARIABLE: &str = "ASYNCIPC_CHANNEL";
 /// the next one needs to know of the last.
 const NO_CHANNEL: &str = "none:";
 
-/// What both ends of a channel can be told.
-#[derive(Clone, Copy, Debug)]
-struct Options {
-    codec: MessageCodec,
-    linger: Duration,
-    low_latency: Duration,
-    timeout: Duration,
-}
-
-impl Options {
-    fn new(timeout: Duration) -> Self {
-        Options {
-            codec: MessageCodec::default(),
-            linger: DEFAULT_LINGER,
-            low_latency: Duration::ZERO,
-            timeout,
-        }
-    }
-
-    fn connection(&self, io: sys::Stream, name: PipeName) -> PipeConnection {
-        let stream = PipeStream::new(io, name, self.linger);
-        PipeConnection::new(stream, self.codec).with_low_latency(self.low_latency)
-    }
-}
-
 impl PipeServer {
-    /// Prepares to start `command` as a worker: a child process with a channel of its own to this
-    /// one, which it takes with [`PipeClient::from_parent`]. Needs the feature `worker`.
+    /// Every knob of a worker: a child process with a channel of its own to this one, which it takes
+    /// with [`PipeClient::from_parent`]. Needs the feature `worker`.
     ///
     /// No other process can take the child's end. On Unix it is one of a pair of sockets without a
     /// name, which this child alone inherits. On Windows it is a pipe of one instance for the same
@@ -61,7 +37,7 @@ impl PipeServer {
     ///
     /// let mut command = Command::new("resize-images");
     /// command.kill_on_drop(true);
-    /// let (mut child, mut conn) = PipeServer::channel_for(&mut command).spawn().await?;
+    /// let (mut child, mut conn) = PipeServer::worker().spawn(&mut command).await?;
     /// conn.send("cat.png".into()).await?;
     /// match conn.next().await {
     ///     Some(answer) => println!("{:?}", answer?),
@@ -69,52 +45,34 @@ impl PipeServer {
     /// }
     /// # Ok(()) }
     /// ```
-    pub fn channel_for(command: &mut Command) -> WorkerBuilder<'_> {
+    pub fn worker() -> WorkerBuilder {
         WorkerBuilder {
-            command,
-            options: Options::new(Duration::from_secs(30)),
+            connection: ConnectionOptions::default(),
+            timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// How to start a worker: made by [`PipeServer::channel_for`]. Needs the feature `worker`.
-#[derive(Debug)]
+/// How to start a worker: made by [`PipeServer::worker`]. Can start any number of them. Needs the
+/// feature `worker`.
+#[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it spawns"]
-pub struct WorkerBuilder<'a> {
-    command: &'a mut Command,
-    options: Options,
+pub struct WorkerBuilder {
+    connection: ConnectionOptions,
+    timeout: Duration,
 }
 
-impl WorkerBuilder<'_> {
-    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
-    /// [`u32::MAX`]. The worker has a limit of its own.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.options.codec = MessageCodec::new(bytes);
-        self
-    }
-
-    /// How long `close` waits for the worker to take the rest. Default 5 s. On Windows, a connection
-    /// that is dropped keeps the pipe as long, in the background.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.options.linger = linger;
-        self
-    }
-
-    /// How long the connection waits busily for the next message before it sleeps: see
-    /// [`ServerBuilder::low_latency`](crate::ServerBuilder::low_latency). Default zero: not at all.
-    pub fn low_latency(mut self, limit: Duration) -> Self {
-        self.options.low_latency = limit;
-        self
-    }
+impl WorkerBuilder {
+    connection_setters!();
 
     /// How long to wait, on Windows, until the worker has called [`PipeClient::from_parent`].
     /// Default 30 s; [`Duration::MAX`] waits forever. On Unix there is nothing to wait for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = timeout;
+        self.timeout = timeout;
         self
     }
 
-    /// Starts the child, and gives it its end.
+    /// Starts `command` as a child process, and gives it its end.
     ///
     /// Everything else about the child is as the command says: its standard streams, its
     /// environment, `kill_on_drop`. Afterwards the command can be used again, any number of times:
@@ -152,8 +110,19 @@ impl WorkerBuilder<'_> {
     /// # Cancel safety
     ///
     /// Cancelling kills the child.
-    pub async fn spawn(self) -> Result<(Child, PipeConnection), Error> {
-        let WorkerBuilder { command, options } = self;
+    pub fn spawn<'a>(
+        &self,
+        command: &'a mut Command,
+    ) -> impl Future<Output = Result<(Child, PipeConnection), Error>> + Send + use<'a> {
+        let builder = self.clone();
+        async move { builder.start(command).await }
+    }
+
+    async fn start(self, command: &mut Command) -> Result<(Child, PipeConnection), Error> {
+        let WorkerBuilder {
+            connection,
+            timeout,
+        } = self;
         let program = command.as_std().get_program().to_owned();
         let failed = |source| Error::Io {
             action: format!("cannot start {program:?}"),
@@ -180,11 +149,16 @@ impl WorkerBuilder<'_> {
         was_given.map_err(failed)?;
 
         let started = Instant::now();
-        let deadline = started.checked_add(options.timeout);
-        match until(deadline, parent_end.connected(child.get(), options.linger)).await {
+        let deadline = started.checked_add(timeout);
+        match until(
+            deadline,
+            parent_end.connected(child.get(), connection.linger),
+        )
+        .await
+        {
             Some(connected) => {
                 let connected = connected.map_err(|e| Error::from_platform(&name, e))?;
-                let conn = options.connection(connected, name);
+                let conn = connection.connection(connection.stream(connected, name));
                 let child = child.claim();
                 tracing::debug!(pipe = %conn.name(), id = conn.id(), process = child.id(), "worker");
                 Ok((child, conn))
@@ -230,8 +204,8 @@ impl Drop for Unclaimed {
 }
 
 impl PipeClient {
-    /// The channel to the process that has started this one with [`PipeServer::channel_for`]: to be
-    /// awaited, once. Needs the feature `worker`.
+    /// The channel to the process that has started this one with [`PipeServer::worker`], which can
+    /// be taken once. Needs the feature `worker`.
     ///
     /// Call it before anything else is started: on Unix, a process that is started earlier inherits
     /// the descriptor, and while it lives the parent does not see this one's end.
@@ -241,7 +215,7 @@ impl PipeClient {
     /// use asyncipc::PipeClient;
     /// use futures::{SinkExt, StreamExt};
     ///
-    /// let mut conn = PipeClient::from_parent().await?;
+    /// let mut conn = PipeClient::from_parent().connect().await?;
     /// while let Some(job) = conn.next().await {
     ///     conn.send(job?.freeze()).await?;
     /// }
@@ -250,65 +224,53 @@ impl PipeClient {
     /// ```
     pub fn from_parent() -> FromParent {
         FromParent {
-            options: Options::new(Duration::from_secs(5)),
+            connection: ConnectionOptions::default(),
+            timeout: Duration::from_secs(5),
         }
     }
 }
 
-/// A worker's end of its channel, to be awaited: made by [`PipeClient::from_parent`]. Needs the
-/// feature `worker`.
-///
-/// The output is an ordinary connection. It ends, with `None`, when the parent drops its own or
-/// ends, however it does.
-///
-/// # Errors
-///
-/// - [`Error::NoChannel`]: this process was not started with a channel, has taken it already, or
-///   has inherited the environment of the process that the channel was for
-/// - [`Error::NotFound`], [`Error::TimedOut`]: on Windows, when the parent has left, or somebody
-///   else is in the way until the timeout
-/// - [`Error::AccessDenied`]: on Windows, when the pipe is not the parent's
-/// - [`Error::Io`], also outside of a Tokio runtime
-///
-/// # Panics
-///
-/// In a Tokio runtime without I/O or time; `enable_all` gives it both.
-///
-/// # Cancel safety
-///
-/// Cancelled before it is done, it can be tried again.
+/// How to take a worker's end of its channel: made by [`PipeClient::from_parent`]. Needs the feature
+/// `worker`.
 #[derive(Clone, Debug)]
-#[must_use = "the channel is not taken until this is awaited"]
+#[must_use = "a builder does nothing until it connects"]
 pub struct FromParent {
-    options: Options,
+    connection: ConnectionOptions,
+    timeout: Duration,
 }
 
 impl FromParent {
-    /// The longest message that is sent or received, in bytes. Default 16 MiB, at most
-    /// [`u32::MAX`]. The parent has a limit of its own.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.options.codec = MessageCodec::new(bytes);
-        self
-    }
-
-    /// How long `close` waits for the parent to take the rest. Default 5 s.
-    pub fn linger(mut self, linger: Duration) -> Self {
-        self.options.linger = linger;
-        self
-    }
-
-    /// How long the connection waits busily for the next message before it sleeps: see
-    /// [`ClientBuilder::low_latency`](crate::ClientBuilder::low_latency). Default zero: not at all.
-    pub fn low_latency(mut self, limit: Duration) -> Self {
-        self.options.low_latency = limit;
-        self
-    }
+    connection_setters!();
 
     /// How long to wait, on Windows, while somebody else has connected to the pipe. Default 5 s;
     /// [`Duration::MAX`] waits forever. On Unix there is nothing to wait for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.options.timeout = timeout;
+        self.timeout = timeout;
         self
+    }
+
+    /// Takes the channel: an ordinary connection. It ends, with `None`, when the parent drops its own or
+    /// ends, however it does.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NoChannel`]: this process was not started with a channel, has taken it already, or
+    ///   has inherited the environment of the process that the channel was for
+    /// - [`Error::NotFound`], [`Error::TimedOut`]: on Windows, when the parent has left, or somebody
+    ///   else is in the way until the timeout
+    /// - [`Error::AccessDenied`]: on Windows, when the pipe is not the parent's
+    /// - [`Error::Io`], also outside of a Tokio runtime
+    ///
+    /// # Panics
+    ///
+    /// In a Tokio runtime without I/O or time; `enable_all` gives it both.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled before it is done, it can be tried again.
+    pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
+        let builder = self.clone();
+        async move { builder.take().await }
     }
 
     async fn take(self) -> Result<PipeConnection, Error> {
@@ -323,11 +285,12 @@ impl FromParent {
         need_runtime("cannot connect to", &name)?;
 
         let started = Instant::now();
-        let deadline = started.checked_add(self.options.timeout);
+        let deadline = started.checked_add(self.timeout);
         match until(deadline, end.open()).await {
             Some(opened) => {
                 let opened = opened.map_err(|e| Error::from_platform(&name, e))?;
-                let conn = self.options.connection(opened, name);
+                let connection = self.connection;
+                let conn = connection.connection(connection.stream(opened, name));
                 taking.done();
                 Ok(conn)
             }
@@ -338,15 +301,6 @@ impl FromParent {
                 reason: "somebody else is connected",
             }),
         }
-    }
-}
-
-impl IntoFuture for FromParent {
-    type Output = Result<PipeConnection, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.take())
     }
 }
 

@@ -564,7 +564,7 @@ async fn quiet(mut endpoint: Endpoint, rng: &mut SmallRng) -> Result<()> {
 /// Cancelling the start of a worker kills it.
 async fn workers(rng: &mut SmallRng) -> Result<u64> {
     let mut command = itself("cancel-worker", &[])?;
-    let starting = PipeServer::channel_for(&mut command).spawn();
+    let starting = PipeServer::worker().spawn(&mut command);
     if let Some(started) = cancel_at_random(rng, starting).await {
         let (process, mut conn) = started?;
         let mut worker = Started::new(process);
@@ -587,12 +587,7 @@ pub(crate) fn worker() -> Result<()> {
     crate::run::current_thread()?.block_on(async {
         let mut conn = loop {
             // Can be cancelled and tried again.
-            if let Some(conn) = cancelled(
-                1,
-                std::future::IntoFuture::into_future(PipeClient::from_parent()),
-            )
-            .await
-            {
+            if let Some(conn) = cancelled(1, PipeClient::from_parent().connect()).await {
                 break conn?;
             }
         };

@@ -272,7 +272,7 @@ impl Workers {
     async fn round(&mut self, rng: &mut SmallRng) -> Result<()> {
         let log = self.log.path.display().to_string();
         let mut command = itself("kills-worker", &[&log])?;
-        let starting = PipeServer::channel_for(&mut command).spawn();
+        let starting = PipeServer::worker().spawn(&mut command);
         let (process, conn) = within("a worker starts", starting).await??;
         let mut worker = Started::new(process);
         let killed = AtomicBool::new(false);
@@ -395,7 +395,7 @@ pub(crate) fn server(name: &str, log: &str) -> Result<()> {
 pub(crate) fn worker(log: &str) -> Result<()> {
     let log = appended(log)?;
     current_thread()?.block_on(async {
-        let conn = PipeClient::from_parent().await?;
+        let conn = PipeClient::from_parent().connect().await?;
         orders();
         acknowledge(conn, &log).await
     })

@@ -89,8 +89,8 @@ async fn the_channel_goes_back_to_bytes_and_into_a_hub() {
 #[tokio::test]
 async fn a_limit_on_messages_is_the_builders() {
     let mut command = program("echo");
-    let worker = PipeServer::channel_for(&mut command).max_message_size(10);
-    let (_child, mut conn) = within(worker.spawn()).await.unwrap();
+    let worker = PipeServer::worker().max_message_size(10);
+    let (_child, mut conn) = within(worker.spawn(&mut command)).await.unwrap();
     let error = conn.send(sample(11, 0)).await.unwrap_err();
     let told = matches!(
         error,
@@ -115,8 +115,8 @@ async fn a_worker_is_started_from_any_task() {
 #[tokio::test]
 async fn a_program_that_cannot_be_started_is_named_in_the_error() {
     let mut command = Command::new("asyncipc-no-such-program");
-    let worker = PipeServer::channel_for(&mut command);
-    let error = within(worker.spawn()).await.unwrap_err();
+    let worker = PipeServer::worker();
+    let error = within(worker.spawn(&mut command)).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error:?}");
     let error = error.to_string();
     assert!(
@@ -128,7 +128,11 @@ async fn a_program_that_cannot_be_started_is_named_in_the_error() {
 #[test]
 fn outside_of_a_runtime_it_is_an_error() {
     let mut command = program("echo");
-    let worker = PipeServer::channel_for(&mut command);
-    let error = worker.spawn().now_or_never().unwrap().unwrap_err();
+    let worker = PipeServer::worker();
+    let error = worker
+        .spawn(&mut command)
+        .now_or_never()
+        .unwrap()
+        .unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error:?}");
 }

@@ -128,7 +128,7 @@ async fn a_command_in_the_place_and_with_the_environment_of_another_is_told_apar
     // It may live long enough to complain.
     copy.stderr(Stdio::null());
     let mut other = std::mem::replace(&mut place, copy);
-    let error = within(PipeServer::channel_for(&mut place).spawn()).await;
+    let error = within(PipeServer::worker().spawn(&mut place)).await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("that of another command"), "{error}");
     let (_two, two) = start(&mut place).await;

@@ -42,7 +42,7 @@ async fn a_worker_that_has_ended_before_the_parent_looks_is_heard_nevertheless()
     });
     let mut command = program("says a word, and has a report that ends with it");
     command.env(REPORT, name.recv_timeout(PATIENCE).unwrap());
-    let mut starting = Box::pin(PipeServer::channel_for(&mut command).spawn());
+    let mut starting = Box::pin(PipeServer::worker().spawn(&mut command));
     let started = (&mut starting).now_or_never();
     // This thread, which would do everything else, waits for the worker's end.
     end.recv_timeout(PATIENCE).unwrap();
@@ -110,8 +110,8 @@ async fn the_end_of_a_worker_that_never_takes_its_channel_is_the_end_of_the_chan
 async fn a_worker_that_ends_before_it_has_connected_is_an_error_with_its_code() {
     let mut command = program("ends without a word");
     // Longer than the test waits.
-    let worker = PipeServer::channel_for(&mut command).timeout(10 * PATIENCE);
-    match within(worker.spawn()).await.unwrap_err() {
+    let worker = PipeServer::worker().timeout(10 * PATIENCE);
+    match within(worker.spawn(&mut command)).await.unwrap_err() {
         Error::WorkerEnded { status, .. } => assert_eq!(status.code(), Some(3)),
         other => panic!("{other:?}"),
     }
@@ -121,9 +121,9 @@ async fn a_worker_that_ends_before_it_has_connected_is_an_error_with_its_code() 
 #[tokio::test]
 async fn a_worker_that_does_not_connect_in_time_is_an_error() {
     let mut command = program("lives while stdin does");
-    let worker = PipeServer::channel_for(command.stdin(Stdio::piped()));
-    let worker = worker.timeout(std::time::Duration::from_millis(10));
-    let error = within(worker.spawn()).await.unwrap_err();
+    command.stdin(Stdio::piped());
+    let worker = PipeServer::worker().timeout(std::time::Duration::from_millis(10));
+    let error = within(worker.spawn(&mut command)).await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error:?}");
 }
 
@@ -133,7 +133,7 @@ async fn a_worker_is_killed_when_starting_it_is_cancelled() {
     let mut reports = Reports::listen();
     let mut command = program("never connects");
     command.env(REPORT, &reports.name).kill_on_drop(false);
-    let mut starting = Box::pin(PipeServer::channel_for(&mut command).spawn());
+    let mut starting = Box::pin(PipeServer::worker().spawn(&mut command));
     let mut worker = tokio::select! {
         started = &mut starting => panic!("{started:?}"),
         worker = reports.next() => worker,

@@ -162,7 +162,7 @@ async fn a_stranger_who_is_faster_than_the_worker_is_put_out() {
     let mut reports = Reports::listen();
     let mut command = program("connects when it is told to");
     command.env(REPORT, &reports.name);
-    let worker = PipeServer::channel_for(&mut command).timeout(PATIENCE);
+    let worker = PipeServer::worker().timeout(PATIENCE);
     let intruding = async {
         let mut worker = reports.next().await;
         let channel = said(&mut worker).await;
@@ -177,7 +177,8 @@ async fn a_stranger_who_is_faster_than_the_worker_is_put_out() {
         worker.send("connect".into()).await.unwrap();
         worker
     };
-    let (started, _worker) = within(async { tokio::join!(worker.spawn(), intruding) }).await;
+    let (started, _worker) =
+        within(async { tokio::join!(worker.spawn(&mut command), intruding) }).await;
     let (child, mut conn) = started.unwrap();
     assert_eq!(conn.peer().unwrap().process_id, child.id());
     assert_eq!(said(&mut conn).await, "the worker");

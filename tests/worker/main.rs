@@ -35,8 +35,8 @@ fn program(part: &str) -> Command {
 }
 
 async fn start(command: &mut Command) -> (Child, PipeConnection) {
-    let worker = PipeServer::channel_for(command).linger(PATIENCE);
-    within(worker.spawn()).await.unwrap()
+    let worker = PipeServer::worker().linger(PATIENCE);
+    within(worker.spawn(command)).await.unwrap()
 }
 
 /// Where the processes of one test report.

@@ -19,7 +19,11 @@ async fn plays_its_part() {
     };
     match part.as_str() {
         "echo" => {
-            let mut conn = PipeClient::from_parent().linger(PATIENCE).await.unwrap();
+            let mut conn = PipeClient::from_parent()
+                .linger(PATIENCE)
+                .connect()
+                .await
+                .unwrap();
             while let Some(message) = conn.next().await {
                 conn.send(message.unwrap().freeze()).await.unwrap();
             }
@@ -27,7 +31,7 @@ async fn plays_its_part() {
         }
         "echo of another" => {
             let (mut child, inner) = start(&mut program("echo")).await;
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             conn.send("ready".into()).await.unwrap();
             exchange(inner).await.close().await.unwrap();
             assert!(child.wait().await.unwrap().success());
@@ -35,7 +39,7 @@ async fn plays_its_part() {
             conn.close().await.unwrap();
         }
         "introduces itself" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             let peer = conn.peer().unwrap();
             let text = format!(
                 "{} {} {}",
@@ -47,20 +51,20 @@ async fn plays_its_part() {
             conn.close().await.unwrap();
         }
         "says a word and ends" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             conn.send("a word".into()).await.unwrap();
             exit(0);
         }
         "says a word, and has a report that ends with it" => {
             let mut test = report().await;
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             conn.send("a word".into()).await.unwrap();
             test.send("said".into()).await.unwrap();
             exit(0);
         }
         "ends without a word" => exit(3),
         "says ready and waits" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             conn.send("ready".into()).await.unwrap();
             ended(&mut conn).await;
         }
@@ -70,26 +74,26 @@ async fn plays_its_part() {
             ended(&mut test).await;
         }
         "takes its channel twice" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
-            let error = PipeClient::from_parent().await.unwrap_err();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
+            let error = PipeClient::from_parent().connect().await.unwrap_err();
             assert!(matches!(error, Error::NoChannel { .. }), "{error:?}");
             conn.send(error.to_string().into()).await.unwrap();
             drop(conn);
-            let error = PipeClient::from_parent().await.unwrap_err();
+            let error = PipeClient::from_parent().connect().await.unwrap_err();
             assert!(matches!(error, Error::NoChannel { .. }), "{error:?}");
         }
         "has no channel" => {
-            let error = PipeClient::from_parent().await.unwrap_err();
+            let error = PipeClient::from_parent().connect().await.unwrap_err();
             assert!(matches!(error, Error::NoChannel { .. }), "{error:?}");
             report().await.send(error.to_string().into()).await.unwrap();
         }
         "is refused" => {
-            let error = PipeClient::from_parent().await.unwrap_err();
+            let error = PipeClient::from_parent().connect().await.unwrap_err();
             assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");
             report().await.send(error.to_string().into()).await.unwrap();
         }
         "lets another take it" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             let channel = std::env::var(CHANNEL).unwrap();
             let mut other = program("has no channel");
             let status = other.env(CHANNEL, channel).status().await.unwrap();
@@ -99,7 +103,7 @@ async fn plays_its_part() {
             conn.close().await.unwrap();
         }
         "leaves a process behind" => {
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             let mut other = program("lives while stdin does");
             other.stdin(Stdio::inherit()).kill_on_drop(false);
             let _other = other.spawn().unwrap();
@@ -115,7 +119,7 @@ async fn plays_its_part() {
         }
         "reports its parent's end" => {
             let mut test = report().await;
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             test.send("ready".into()).await.unwrap();
             ended(&mut conn).await;
             test.send("end".into()).await.unwrap();
@@ -123,7 +127,7 @@ async fn plays_its_part() {
         }
         "reads when it is told to" => {
             let mut test = report().await;
-            let mut conn = PipeClient::from_parent().await.unwrap();
+            let mut conn = PipeClient::from_parent().connect().await.unwrap();
             assert_eq!(said(&mut test).await, "read");
             for n in 0..3 {
                 let message = within(conn.next()).await.unwrap().unwrap();
@@ -136,7 +140,11 @@ async fn plays_its_part() {
             let channel = std::env::var(CHANNEL).unwrap();
             test.send(channel.into()).await.unwrap();
             assert_eq!(said(&mut test).await, "connect");
-            let mut conn = PipeClient::from_parent().timeout(PATIENCE).await.unwrap();
+            let mut conn = PipeClient::from_parent()
+                .timeout(PATIENCE)
+                .connect()
+                .await
+                .unwrap();
             conn.send("the worker".into()).await.unwrap();
             conn.close().await.unwrap();
         }
