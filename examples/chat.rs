@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use asyncipc::{BoxError, PipeClient, PipeConnection, PipeServer};
+use asyncipc::{BoxError, ConnectionId, PipeClient, PipeConnection, PipeServer};
 use bytes::Bytes;
 use clap::{Parser, Subcommand};
 use futures::future::join_all;
@@ -123,7 +123,7 @@ async fn visit(mut conn: PipeConnection, room: Arc<Room>) -> Result<(), BoxError
 
 /// Who is there.
 #[derive(Default)]
-struct Room(Mutex<HashMap<u64, Member>>);
+struct Room(Mutex<HashMap<ConnectionId, Member>>);
 
 #[derive(Clone)]
 struct Member {
@@ -132,7 +132,7 @@ struct Member {
 }
 
 impl Room {
-    fn enter(&self, id: u64) -> (mpsc::Receiver<Bytes>, CancellationToken) {
+    fn enter(&self, id: ConnectionId) -> (mpsc::Receiver<Bytes>, CancellationToken) {
         let (queue, lines) = mpsc::channel(QUEUE);
         let put_out = CancellationToken::new();
         let member = Member {
@@ -143,12 +143,12 @@ impl Room {
         (lines, put_out)
     }
 
-    fn leave(&self, id: u64) {
+    fn leave(&self, id: ConnectionId) {
         self.0.lock().unwrap().remove(&id);
     }
 
     /// Gives a line to everybody but one. Whoever has no room for it in time is put out.
-    async fn tell(&self, but: Option<u64>, line: String) {
+    async fn tell(&self, but: Option<ConnectionId>, line: String) {
         let line = Bytes::from(line);
         let members = self.0.lock().unwrap().clone();
         let others = members.into_iter().filter(|(id, _)| Some(*id) != but);

@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 
 use asyncipc::hub::{Event, HubHandle, Overflow};
-use asyncipc::{Error, PipeHub, PipeServer};
+use asyncipc::{ConnectionId, Error, PipeHub, PipeServer};
 use clap::Parser;
 use futures::StreamExt;
 
@@ -72,7 +72,7 @@ async fn serve(args: Args) -> Result<(), Error> {
 }
 
 /// Tells everybody but one. Who has left meanwhile, or is too slow, an event tells.
-fn others(clients: &HubHandle, but: u64, text: String) {
+fn others(clients: &HubHandle, but: ConnectionId, text: String) {
     for id in clients.clients().into_iter().filter(|id| *id != but) {
         let _ = clients.try_send(id, text.clone().into());
     }

@@ -5,7 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use crate::sys::PlatformError;
-use crate::{InvalidName, PipeName};
+use crate::{ConnectionId, InvalidName, PipeName};
 
 /// What can go wrong, with the name, size or time that a person needs to act on it.
 ///
@@ -106,13 +106,15 @@ pub enum Error {
         max: usize,
     },
     /// The peer's stream ended in the middle of a message.
-    #[error("the stream ended inside a message: {received} of {expected} bytes had come")]
+    #[error("the stream ended inside a message: {received} {} had come", of_bytes(*.expected))]
     #[non_exhaustive]
     Truncated {
-        /// How many bytes of the frame had come, its 4-byte header included.
+        /// How many bytes had come: of the frame, with its 4-byte header, or of a message that the system
+        /// keeps apart.
         received: usize,
-        /// How many bytes the frame has: 4 if not even the header was whole.
-        expected: usize,
+        /// How many bytes the frame has: 4 if not even the header was whole. `None` for a message that the
+        /// system keeps apart: nobody knows its size any more.
+        expected: Option<usize>,
     },
     /// The connection is closed, and what is sent cannot reach the peer: it has left, or this end was
     /// closed.
@@ -138,7 +140,7 @@ pub enum Error {
         /// The hub's pipe.
         pipe: PipeName,
         /// The client that was asked for.
-        id: u64,
+        id: ConnectionId,
     },
     /// As many messages wait for a client of a [`PipeHub`](crate::PipeHub) as may. This one was
     /// not taken.
@@ -148,7 +150,7 @@ pub enum Error {
         /// The hub's pipe.
         pipe: PipeName,
         /// The client that does not read fast enough.
-        id: u64,
+        id: ConnectionId,
     },
     /// A client of a [`PipeHub`](crate::PipeHub) is gone, or the hub is, before everything was sent
     /// that was being flushed.
@@ -158,7 +160,7 @@ pub enum Error {
         /// The hub's pipe.
         pipe: PipeName,
         /// The client that they were for.
-        id: u64,
+        id: ConnectionId,
         /// How many the system has not taken, or not entirely.
         messages: u64,
     },
@@ -288,6 +290,13 @@ fn closed(pipe: &PipeName, by_this_end: bool) -> String {
     match by_this_end {
         true => format!("this end of {pipe} was closed"),
         false => format!("the peer of {pipe} closed the connection"),
+    }
+}
+
+fn of_bytes(expected: Option<usize>) -> String {
+    match expected {
+        Some(expected) => format!("of {expected} bytes"),
+        None => "bytes".into(),
     }
 }
 

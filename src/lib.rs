@@ -8,6 +8,7 @@ mod access;
 mod buffers;
 mod client;
 mod connection;
+mod connection_id;
 #[cfg(feature = "endpoint")]
 pub mod endpoint;
 mod error;
@@ -38,6 +39,7 @@ pub use connection::{
     OwnedReadHalf, OwnedWriteHalf, PipeConnection, PipeReceiver, PipeSender, PipeStream,
     ReuniteError, SharedSender,
 };
+pub use connection_id::ConnectionId;
 #[cfg(feature = "endpoint")]
 pub use endpoint::Endpoint;
 pub use error::Error;

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::ConnectionId;
 use crate::sync::lock;
 
 /// What went through one connection, or through all connections of a server.
@@ -82,7 +83,7 @@ pub(crate) struct Totals(Arc<Mutex<State>>);
 struct State {
     /// Clients that have a [`Place`], and the traffic of connections that have ended.
     stats: ServerStats,
-    live: HashMap<u64, Arc<Counters>>,
+    live: HashMap<ConnectionId, Arc<Counters>>,
 }
 
 /// Counts one client as connected, whatever reads and writes its pipe, until it is dropped.
@@ -113,12 +114,12 @@ impl Totals {
 
 impl Place {
     /// A connection begins to carry messages.
-    pub(crate) fn begin(&self, id: u64, counters: Arc<Counters>) {
+    pub(crate) fn begin(&self, id: ConnectionId, counters: Arc<Counters>) {
         self.0.lock().live.insert(id, counters);
     }
 
     /// The connection carries no more of them.
-    pub(crate) fn end(&self, id: u64) {
+    pub(crate) fn end(&self, id: ConnectionId) {
         let mut state = self.0.lock();
         if let Some(counters) = state.live.remove(&id) {
             state.stats.traffic += counters.stats();

@@ -160,7 +160,7 @@ impl WorkerBuilder {
                 let connected = connected.map_err(|e| Error::from_platform(&name, e))?;
                 let conn = connection.connection(connection.stream(connected, name));
                 let child = child.claim();
-                tracing::debug!(pipe = %conn.name(), id = conn.id(), process = child.id(), "worker");
+                tracing::debug!(pipe = %conn.name(), id = conn.id().get(), process = child.id(), "worker");
                 Ok((child, conn))
             }
             None => Err(Error::TimedOut {

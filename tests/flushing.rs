@@ -3,7 +3,7 @@
 mod common;
 
 use asyncipc::hub::{Event, HubHandle, Overflow};
-use asyncipc::{Error, PipeClient, PipeConnection, PipeHub, PipeServer};
+use asyncipc::{ConnectionId, Error, PipeClient, PipeConnection, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{Log, ROLE, itself, role, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};
@@ -38,7 +38,7 @@ async fn join(hub: &mut PipeHub, name: &str) -> (PipeConnection, u64) {
 }
 
 /// Sends until the system takes no more, and some wait. How many in all.
-async fn fill(handle: &HubHandle, id: u64) -> usize {
+async fn fill(handle: &HubHandle, id: ConnectionId) -> usize {
     let mut sent = 0;
     loop {
         match handle.try_send(id, sample(50_000, sent)) {

@@ -144,7 +144,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
     answer(|| {
         let found = handle_table::find(pipe)?;
         // SAFETY: whoever calls says that the bytes are there, until this returns.
-        found.send_to(client, unsafe { message(data, size) }?)
+        found.send_to(client.into(), unsafe { message(data, size) }?)
     })
 }
 
@@ -155,7 +155,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
 /// there, SHUT_DOWN.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> Code {
-    answer(|| handle_table::find(pipe)?.disconnect(client))
+    answer(|| handle_table::find(pipe)?.disconnect(client.into()))
 }
 
 /// Ends it orderly: nobody is accepted and nothing is received any more. What waits in the queues is

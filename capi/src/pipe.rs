@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use asyncipc::PipeName;
+use asyncipc::{ConnectionId, PipeName};
 
 use crate::callbacks::Caller;
 use crate::failure::{Code, Failure};
@@ -95,11 +95,11 @@ impl Pipe {
         self.run()?.send(message)
     }
 
-    pub(crate) fn send_to(&self, client: u64, message: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn send_to(&self, client: ConnectionId, message: &[u8]) -> Result<(), Failure> {
         self.run()?.send_to(client, message)
     }
 
-    pub(crate) fn disconnect(&self, client: u64) -> Result<(), Failure> {
+    pub(crate) fn disconnect(&self, client: ConnectionId) -> Result<(), Failure> {
         self.run()?.disconnect(client)
     }
 

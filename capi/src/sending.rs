@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use asyncipc::Error;
 use asyncipc::hub::HubHandle;
+use asyncipc::{ConnectionId, Error};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -29,7 +29,7 @@ impl Run {
         self.send_when_there_is_room(hub, full, message, |_| Ok(()))
     }
 
-    pub(crate) fn send_to(&self, client: u64, message: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn send_to(&self, client: ConnectionId, message: &[u8]) -> Result<(), Failure> {
         let hub = self.hub()?;
         let message = copy(hub, message)?;
         let full = match hub.try_send(client, message.clone()) {
@@ -39,18 +39,18 @@ impl Run {
         self.send_when_there_is_room(hub, full, message, |gone| Err(gone.into()))
     }
 
-    pub(crate) fn disconnect(&self, client: u64) -> Result<(), Failure> {
+    pub(crate) fn disconnect(&self, client: ConnectionId) -> Result<(), Failure> {
         Ok(self.hub()?.disconnect(client)?)
     }
 
     fn send_when_there_is_room(
         &self,
         hub: &HubHandle,
-        full: Vec<u64>,
+        full: Vec<ConnectionId>,
         message: Bytes,
         gone: impl Fn(Error) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut full: BTreeSet<u64> = full.into_iter().collect();
+        let mut full: BTreeSet<ConnectionId> = full.into_iter().collect();
         let timeout = match is_in_callback() {
             true => Duration::ZERO,
             false => self.send_timeout(),
@@ -75,7 +75,7 @@ impl Run {
         if full.is_empty() {
             return Ok(());
         }
-        let clients: Vec<_> = full.iter().map(u64::to_string).collect();
+        let clients: Vec<_> = full.iter().map(ConnectionId::to_string).collect();
         let (clients, name) = (clients.join(", "), self.name());
         let text = match timeout.is_zero() {
             true => format!("the queue of client {clients} of {name} is full"),

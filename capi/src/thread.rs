@@ -140,17 +140,17 @@ async fn converse(run: &Run, task: Task, caller: &Caller) {
             return;
         };
         run.call(|| match event {
-            Event::Connected { id, .. } => caller.on_connected(id, None),
-            Event::Received { id, message, .. } => caller.on_recv(id, &message),
+            Event::Connected { id, .. } => caller.on_connected(id.get(), None),
+            Event::Received { id, message, .. } => caller.on_recv(id.get(), &message),
             Event::Sent {
                 id, messages, len, ..
-            } => caller.on_send(id, messages, len),
+            } => caller.on_send(id.get(), messages, len),
             Event::Disconnected { id, reason, .. } => {
                 // A client can connect again from this callback.
                 if role == Role::Client {
                     run.finish();
                 }
-                caller.on_disconnected(id, Failure::reason(reason));
+                caller.on_disconnected(id.get(), Failure::reason(reason));
             }
             // Listening: on_create has said so.
             _ => {}

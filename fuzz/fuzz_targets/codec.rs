@@ -44,7 +44,9 @@ fuzz_target!(|input: Input| {
             Outcome::TooLarge
         }
         Error::Truncated {
-            received, expected, ..
+            received,
+            expected: Some(expected),
+            ..
         } => {
             assert!(received < expected);
             Outcome::Truncated

@@ -281,7 +281,9 @@ fn failure(error: Error) -> Outcome {
     match error {
         Error::MessageTooLarge { size, max, .. } => Outcome::TooLarge { size, max },
         Error::Truncated {
-            received, expected, ..
+            received,
+            expected: Some(expected),
+            ..
         } => Outcome::Truncated { received, expected },
         other => panic!("no error of receiving: {other}"),
     }

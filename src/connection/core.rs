@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::closing::Closing;
 use super::pipe_end::PipeEnd;
-use crate::Error;
 use crate::stats::{Counters, Place};
+use crate::{ConnectionId, Error};
 
 /// A connection of messages, without the state that belongs to one of its halves.
 #[derive(Debug)]
 pub(crate) struct Core {
     end: Arc<PipeEnd>,
-    pub(crate) id: u64,
+    pub(crate) id: ConnectionId,
     pub(crate) counters: Arc<Counters>,
     pub(crate) closing: Closing,
     /// Set once the sending half is shared.
@@ -28,7 +28,7 @@ pub(super) trait Queued: Send + Sync {
 }
 
 impl Core {
-    pub(super) fn new(end: Arc<PipeEnd>, id: u64) -> Self {
+    pub(super) fn new(end: Arc<PipeEnd>, id: ConnectionId) -> Self {
         let counters = Arc::new(Counters::default());
         if let Some(place) = end.place.get() {
             place.begin(id, counters.clone());

@@ -14,7 +14,6 @@ mod stream;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -29,10 +28,7 @@ pub use self::reunite::ReuniteError;
 pub use self::sender::PipeSender;
 pub use self::shared_sender::SharedSender;
 pub use self::stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream};
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName};
-
-/// Connections are numbered within the process.
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// A connected pipe as messages: a [`Stream`] of those received and a [`Sink`] of those to send.
 ///
@@ -86,7 +82,7 @@ impl PipeConnection {
     /// Its [`id`](Self::id) is a new one, and its [`stats`](Self::stats) begin at zero.
     pub fn new(stream: PipeStream, codec: MessageCodec) -> Self {
         let (end, read_ahead) = stream.into_parts();
-        let core = Arc::new(Core::new(end, NEXT_ID.fetch_add(1, Relaxed)));
+        let core = Arc::new(Core::new(end, ConnectionId::next()));
         PipeConnection {
             receiver: PipeReceiver::new(core.clone(), codec, read_ahead),
             sender: PipeSender::new(core, codec),
@@ -94,7 +90,7 @@ impl PipeConnection {
     }
 
     /// A number that no other connection of this process has, for logs.
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> ConnectionId {
         self.sender.core.id
     }
 

@@ -14,7 +14,7 @@ use super::spin::{ATTEMPTS, BusyWait};
 use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
+use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that receives.
 pub struct PipeReceiver {
@@ -74,7 +74,7 @@ impl PipeReceiver {
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> ConnectionId {
         self.core.id
     }
 
@@ -177,10 +177,9 @@ impl PipeReceiver {
         Poll::Ready(match received {
             Received::Message(message) => Ok(Some(Incoming::Message(message))),
             Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }.into()),
-            // How much was to come is not known any more.
             Received::Truncated(received) => Err(Error::Truncated {
                 received,
-                expected: received + 1,
+                expected: None,
             }
             .into()),
             Received::End => Ok(None),
@@ -203,7 +202,7 @@ impl PipeReceiver {
                     let received = self.buffer.len();
                     return Poll::Ready(Err(Error::Truncated {
                         received,
-                        expected: needs,
+                        expected: Some(needs),
                     }
                     .into()));
                 }

@@ -13,7 +13,7 @@ use super::closing::Linger;
 use super::core::Core;
 use crate::framing::WriteBuffer;
 use crate::turn::Turn;
-use crate::{ConnectionStats, Error, MessageCodec, Peer, PipeName};
+use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
 ///
@@ -58,7 +58,7 @@ impl PipeSender {
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> ConnectionId {
         self.core.id
     }
 

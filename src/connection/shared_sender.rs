@@ -17,7 +17,7 @@ use super::closing::Linger;
 use super::core::{Core, Queued};
 use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
-use crate::{ConnectionStats, Error, PipeName, PipeSender};
+use crate::{ConnectionId, ConnectionStats, Error, PipeName, PipeSender};
 
 /// A sender that any number of tasks can have a clone of, made by
 /// [`PipeSender::into_shared`](crate::PipeSender::into_shared).
@@ -123,7 +123,7 @@ impl SharedSender {
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> ConnectionId {
         self.queue().core.id
     }
 
@@ -324,7 +324,7 @@ impl Queue {
         });
         // A write that the system has already goes on.
         if bytes > 0 {
-            let (id, pipe, waited) = (self.core.id, &self.core.name, self.core.linger);
+            let (id, pipe, waited) = (self.core.id.get(), &self.core.name, self.core.linger);
             tracing::warn!(
                 id, %pipe, bytes, ?waited,
                 "the peer does not read: what a shared sender had taken is lost"
@@ -388,7 +388,7 @@ async fn flush_when_dirty(flusher: Flusher) {
         })
         .await;
         if let Err(error) = flushed {
-            tracing::debug!(id = queue.core.id, %error, "cannot send what was taken");
+            tracing::debug!(id = queue.core.id.get(), %error, "cannot send what was taken");
         }
         let over = queue.over.load(Relaxed);
         if queue.with(|it| it.sender.has_failed() || (over && it.sender.unsent() == 0)) {

@@ -134,7 +134,7 @@ impl Decoder for MessageCodec {
         match self.progress(src) {
             Progress::Needs(expected) if !src.is_empty() => Err(Error::Truncated {
                 received: src.len(),
-                expected,
+                expected: Some(expected),
             }),
             _ => self.decode(src),
         }
@@ -244,14 +244,14 @@ mod tests {
             eof(&mut codec, b"\0\0"),
             Err(Error::Truncated {
                 received: 2,
-                expected: 4
+                expected: Some(4)
             })
         ));
         assert!(matches!(
             eof(&mut codec, b"\0\0\0\x05hel"),
             Err(Error::Truncated {
                 received: 7,
-                expected: 9
+                expected: Some(9)
             })
         ));
     }

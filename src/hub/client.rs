@@ -13,12 +13,12 @@ use super::registry::{Registered, Registration, Registry};
 use crate::stats::Place;
 use crate::sync::until;
 use crate::tally::Tally;
-use crate::{Error, Peer, PipeReceiver, PipeSender};
+use crate::{ConnectionId, Error, Peer, PipeReceiver, PipeSender};
 
 /// One client of a hub, as its task has it: the hub's end of the connection, the queue of what is
 /// sent, and the events that are on their way to the application.
 pub(super) struct HubClient {
-    id: u64,
+    id: ConnectionId,
     /// First: when this is dropped, nothing more comes into the queue.
     registration: Registration,
     receiver: PipeReceiver,
@@ -44,7 +44,7 @@ impl HubClient {
             session_id: None,
             user: None,
         });
-        tracing::debug!(pipe = %registry.name, id, peer = peer.process_id, "connected");
+        tracing::debug!(pipe = %registry.name, id = id.get(), peer = peer.process_id, "connected");
         let Registered {
             registration,
             tally,
@@ -90,7 +90,7 @@ impl HubClient {
             let drained = conn.discarding(self.drain());
             if until(deadline, drained).await.is_none() {
                 let id = self.id;
-                tracing::warn!(pipe = %registry.name, id, "does not read what it was sent");
+                tracing::warn!(pipe = %registry.name, id = id.get(), "does not read what it was sent");
             }
         }
 
@@ -105,7 +105,7 @@ impl HubClient {
             ..
         } = self;
         drop((registration, receiver, outgoing, place));
-        tracing::debug!(pipe = %registry.name, id, %reason, "disconnected");
+        tracing::debug!(pipe = %registry.name, id = id.get(), %reason, "disconnected");
         outbox.waiting.push_back(Event::Disconnected { id, reason });
         while !outbox.waiting.is_empty() {
             outbox.deliver().await;
@@ -210,7 +210,7 @@ impl Drop for QueuedSender {
         let messages = self.tally.end();
         if messages > 0 {
             let (pipe, id) = (self.sender.name(), self.sender.id());
-            tracing::warn!(%pipe, id, messages, "a connection has ended, and messages that waited for the client were not sent");
+            tracing::warn!(%pipe, id = id.get(), messages, "a connection has ended, and messages that waited for the client were not sent");
         }
     }
 }
@@ -227,12 +227,12 @@ struct Outbox {
 }
 
 impl Outbox {
-    fn received(&mut self, id: u64, message: Bytes) {
+    fn received(&mut self, id: ConnectionId, message: Bytes) {
         self.waiting.push_back(Event::Received { id, message });
         self.holds_message = true;
     }
 
-    fn sent(&mut self, id: u64, bytes: usize) {
+    fn sent(&mut self, id: ConnectionId, bytes: usize) {
         if self.waiting.len() >= self.bound
             && let Some(Event::Sent { messages, len, .. }) = self.waiting.back_mut()
         {

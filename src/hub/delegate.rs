@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 use super::event::{DisconnectReason, Event};
 use super::handle::HubHandle;
 use super::pipe_hub::PipeHub;
-use crate::Peer;
+use crate::{ConnectionId, Peer};
 
 /// The events of a [`PipeHub`] as callbacks, each of which does nothing unless it is written.
 ///
@@ -17,20 +17,20 @@ use crate::Peer;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {
 /// use asyncipc::hub::{DisconnectReason, HubHandle, PipeDelegate};
-/// use asyncipc::{PipeClient, PipeServer};
+/// use asyncipc::{ConnectionId, PipeClient, PipeServer};
 /// use bytes::Bytes;
 ///
 /// /// Sends everything back.
 /// struct Echo;
 ///
 /// impl PipeDelegate for Echo {
-///     fn on_recv(&mut self, hub: &HubHandle, id: u64, message: Bytes) {
+///     fn on_recv(&mut self, hub: &HubHandle, id: ConnectionId, message: Bytes) {
 ///         if let Err(error) = hub.try_send(id, message) {
 ///             eprintln!("{error}");
 ///         }
 ///     }
 ///
-///     fn on_disconnected(&mut self, hub: &HubHandle, _id: u64, _reason: DisconnectReason) {
+///     fn on_disconnected(&mut self, hub: &HubHandle, _id: ConnectionId, _reason: DisconnectReason) {
 ///         hub.shutdown();
 ///     }
 /// }
@@ -39,11 +39,11 @@ use crate::Peer;
 /// struct Ask(Option<Bytes>);
 ///
 /// impl PipeDelegate for Ask {
-///     fn on_connected(&mut self, hub: &HubHandle, id: u64, _peer: asyncipc::Peer) {
+///     fn on_connected(&mut self, hub: &HubHandle, id: ConnectionId, _peer: asyncipc::Peer) {
 ///         hub.try_send(id, "hello".into()).unwrap();
 ///     }
 ///
-///     fn on_recv(&mut self, hub: &HubHandle, _id: u64, message: Bytes) {
+///     fn on_recv(&mut self, hub: &HubHandle, _id: ConnectionId, message: Bytes) {
 ///         self.0 = Some(message);
 ///         hub.shutdown();
 ///     }
@@ -66,22 +66,22 @@ pub trait PipeDelegate: Send + 'static {
     }
 
     /// As [`Event::Connected`].
-    fn on_connected(&mut self, hub: &HubHandle, id: u64, peer: Peer) {
+    fn on_connected(&mut self, hub: &HubHandle, id: ConnectionId, peer: Peer) {
         let _ = (hub, id, peer);
     }
 
     /// As [`Event::Sent`]: `len` bytes in so many messages, nearly always one.
-    fn on_send(&mut self, hub: &HubHandle, id: u64, messages: usize, len: usize) {
+    fn on_send(&mut self, hub: &HubHandle, id: ConnectionId, messages: usize, len: usize) {
         let _ = (hub, id, messages, len);
     }
 
     /// As [`Event::Received`].
-    fn on_recv(&mut self, hub: &HubHandle, id: u64, message: Bytes) {
+    fn on_recv(&mut self, hub: &HubHandle, id: ConnectionId, message: Bytes) {
         let _ = (hub, id, message);
     }
 
     /// As [`Event::Disconnected`].
-    fn on_disconnected(&mut self, hub: &HubHandle, id: u64, reason: DisconnectReason) {
+    fn on_disconnected(&mut self, hub: &HubHandle, id: ConnectionId, reason: DisconnectReason) {
         let _ = (hub, id, reason);
     }
 }

@@ -2,7 +2,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{Error, Peer};
+use crate::{ConnectionId, Error, Peer};
 
 /// What happens in a [`PipeHub`](crate::PipeHub).
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub enum Event {
     Connected {
         /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id): never
         /// used again in this process.
-        id: u64,
+        id: ConnectionId,
         /// Who it is, as far as the system tells.
         peer: Peer,
     },
@@ -23,7 +23,7 @@ pub enum Event {
     #[non_exhaustive]
     Received {
         /// From whom.
-        id: u64,
+        id: ConnectionId,
         /// What it says.
         message: Bytes,
     },
@@ -31,7 +31,7 @@ pub enum Event {
     #[non_exhaustive]
     Sent {
         /// To whom.
-        id: u64,
+        id: ConnectionId,
         /// How many messages this is about: one, as long as the application reads the events.
         /// When it is a whole queue behind, one event stands for several messages, or the events
         /// would add up without end.
@@ -43,7 +43,7 @@ pub enum Event {
     #[non_exhaustive]
     Disconnected {
         /// Who.
-        id: u64,
+        id: ConnectionId,
         /// Why.
         reason: DisconnectReason,
     },

@@ -7,7 +7,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::event::DisconnectReason;
 use super::options::Overflow;
 use super::registry::Registry;
-use crate::{Error, PipeName, ServerStats, ShutdownHandle};
+use crate::{ConnectionId, Error, PipeName, ServerStats, ShutdownHandle};
 
 /// Sends to the clients of a [`PipeHub`](crate::PipeHub). Any number of tasks can have one.
 ///
@@ -61,7 +61,7 @@ impl HubHandle {
     /// The hub has the message. [`flush`](Self::flush) waits until the system has it, and
     /// [`Event::Sent`](super::Event::Sent) says so. What is still in the queue when the hub is dropped
     /// or the process ends is lost.
-    pub async fn send(&self, id: u64, message: Bytes) -> Result<(), Error> {
+    pub async fn send(&self, id: ConnectionId, message: Bytes) -> Result<(), Error> {
         if self.0.options.overflow == Overflow::Disconnect {
             return self.try_send(id, message);
         }
@@ -99,7 +99,7 @@ impl HubHandle {
     /// # Cancel safety
     ///
     /// Cancelling changes nothing.
-    pub async fn flush(&self, id: u64) -> Result<(), Error> {
+    pub async fn flush(&self, id: ConnectionId) -> Result<(), Error> {
         let tally = self.0.tally(id);
         let tally = tally.ok_or_else(|| self.0.unknown(id))?;
         self.all_sent(id, tally.flushed().await)
@@ -131,7 +131,7 @@ impl HubHandle {
     /// # Errors
     ///
     /// The same, and [`Error::QueueFull`] with either policy.
-    pub fn try_send(&self, id: u64, message: Bytes) -> Result<(), Error> {
+    pub fn try_send(&self, id: ConnectionId, message: Bytes) -> Result<(), Error> {
         let mut clients = self.0.open()?;
         let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
         self.0.codec.header(message.len())?;
@@ -169,7 +169,7 @@ impl HubHandle {
     /// # Errors
     ///
     /// [`Error::MessageTooLarge`] and [`Error::ShutDown`]: then nobody gets it.
-    pub fn broadcast(&self, message: Bytes) -> Result<Vec<u64>, Error> {
+    pub fn broadcast(&self, message: Bytes) -> Result<Vec<ConnectionId>, Error> {
         let mut clients = self.0.open()?;
         self.0.codec.header(message.len())?;
         let mut full = Vec::new();
@@ -194,7 +194,7 @@ impl HubHandle {
     /// # Errors
     ///
     /// [`Error::UnknownClient`], also when this was called before; [`Error::ShutDown`].
-    pub fn disconnect(&self, id: u64) -> Result<(), Error> {
+    pub fn disconnect(&self, id: ConnectionId) -> Result<(), Error> {
         let mut clients = self.0.open()?;
         let client = clients.remove(&id).ok_or_else(|| self.0.unknown(id))?;
         // If it is about to end anyway, it has a reason already.
@@ -203,7 +203,7 @@ impl HubHandle {
     }
 
     /// The clients that can be sent to, the oldest first. Empty once the hub is shut down.
-    pub fn clients(&self) -> Vec<u64> {
+    pub fn clients(&self) -> Vec<ConnectionId> {
         let clients = self.0.open();
         clients.map_or_else(|_| Vec::new(), |it| it.keys().copied().collect())
     }
@@ -221,7 +221,7 @@ impl HubHandle {
         self.0.shutdown.clone()
     }
 
-    fn all_sent(&self, id: u64, lost: u64) -> Result<(), Error> {
+    fn all_sent(&self, id: ConnectionId, lost: u64) -> Result<(), Error> {
         match lost {
             0 => Ok(()),
             messages => Err(Error::Unsent {

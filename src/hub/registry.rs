@@ -9,7 +9,7 @@ use super::event::DisconnectReason;
 use super::options::{HubOptions, Overflow};
 use crate::sync::lock;
 use crate::tally::Tally;
-use crate::{Error, MessageCodec, PipeName, ShutdownHandle, StatsHandle};
+use crate::{ConnectionId, Error, MessageCodec, PipeName, ShutdownHandle, StatsHandle};
 
 /// The clients of a hub, as its handles and the clients' tasks share them.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub(super) struct Registry {
     /// Those that can be sent to.
     clients: Mutex<Clients>,
     /// Those and the ones that are ending.
-    tallies: Mutex<BTreeMap<u64, Arc<Tally>>>,
+    tallies: Mutex<BTreeMap<ConnectionId, Arc<Tally>>>,
 }
 
 /// The clients that can be sent to, by their numbers.
-pub(super) type Clients = BTreeMap<u64, Client>;
+pub(super) type Clients = BTreeMap<ConnectionId, Client>;
 
 /// What the handles need of a client.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(super) struct Registered {
 /// Keeps a client in the registry until it is dropped.
 pub(super) struct Registration {
     registry: Arc<Registry>,
-    id: u64,
+    id: ConnectionId,
 }
 
 impl Registration {
@@ -90,7 +90,7 @@ impl Registry {
     }
 
     /// From now on messages can be sent to this client.
-    pub(super) fn register(self: &Arc<Self>, id: u64) -> Registered {
+    pub(super) fn register(self: &Arc<Self>, id: ConnectionId) -> Registered {
         let (messages, queue) = mpsc::channel(self.options.queue);
         let (end, ended) = oneshot::channel();
         let tally = Arc::<Tally>::default();
@@ -121,16 +121,16 @@ impl Registry {
     }
 
     /// The tally of a client, also of one that is ending.
-    pub(super) fn tally(&self, id: u64) -> Option<Arc<Tally>> {
+    pub(super) fn tally(&self, id: ConnectionId) -> Option<Arc<Tally>> {
         lock(&self.tallies).get(&id).cloned()
     }
 
-    pub(super) fn tallies(&self) -> BTreeMap<u64, Arc<Tally>> {
+    pub(super) fn tallies(&self) -> BTreeMap<ConnectionId, Arc<Tally>> {
         lock(&self.tallies).clone()
     }
 
     /// What the policy does to a client whose queue is full.
-    pub(super) fn overflowed(&self, clients: &mut Clients, id: u64) {
+    pub(super) fn overflowed(&self, clients: &mut Clients, id: ConnectionId) {
         if self.options.overflow == Overflow::Disconnect
             && let Some(client) = clients.remove(&id)
         {
@@ -138,7 +138,7 @@ impl Registry {
         }
     }
 
-    pub(super) fn unknown(&self, id: u64) -> Error {
+    pub(super) fn unknown(&self, id: ConnectionId) -> Error {
         Error::UnknownClient {
             pipe: self.name.clone(),
             id,
@@ -146,7 +146,7 @@ impl Registry {
     }
 
     /// Why a client that was there takes nothing any more.
-    pub(super) fn gone(&self, id: u64) -> Error {
+    pub(super) fn gone(&self, id: ConnectionId) -> Error {
         match self.shutdown.is_shut_down() {
             true => self.shut_down(),
             false => self.unknown(id),

@@ -239,7 +239,7 @@ where
     F: Future<Output = Result<(), BoxError>>,
 {
     let pipe = conn.name();
-    let span = tracing::info_span!("connection", %pipe, id = conn.id(), peer = Empty);
+    let span = tracing::info_span!("connection", %pipe, id = conn.id().get(), peer = Empty);
     if !span.is_disabled() {
         span.record("peer", conn.peer().ok().and_then(|it| it.process_id));
     }

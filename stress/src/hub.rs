@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use asyncipc::hub::{DisconnectReason, Event, Overflow};
-use asyncipc::{Error, PipeHub, PipeServer};
+use asyncipc::{ConnectionId, Error, PipeHub, PipeServer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
@@ -79,12 +79,12 @@ struct Seen {
 #[derive(Debug, Default)]
 struct Known {
     /// Which connection a client has.
-    ids: HashMap<u64, u64>,
+    ids: HashMap<u64, ConnectionId>,
     /// Which broadcasts had no room, by connection.
-    full: HashMap<u64, HashSet<u64>>,
+    full: HashMap<ConnectionId, HashSet<u64>>,
     /// How many messages were told to be sent, by connection.
-    told: HashMap<u64, u64>,
-    gone: HashMap<u64, String>,
+    told: HashMap<ConnectionId, u64>,
+    gone: HashMap<ConnectionId, String>,
     overflowed: u64,
     failed: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! The same events as callbacks.
 
 use asyncipc::hub::{DisconnectReason, HubHandle, PipeDelegate};
-use asyncipc::{Peer, PipeClient, PipeServer};
+use asyncipc::{ConnectionId, Peer, PipeClient, PipeServer};
 use bytes::Bytes;
 use futures::SinkExt;
 use tokio::sync::mpsc;
@@ -37,21 +37,21 @@ impl PipeDelegate for Diary {
         self.calls.push("create".into());
     }
 
-    fn on_connected(&mut self, hub: &HubHandle, id: u64, _peer: Peer) {
+    fn on_connected(&mut self, hub: &HubHandle, id: ConnectionId, _peer: Peer) {
         self.calls.push("connected".into());
         hub.try_send(id, self.greeting.into()).unwrap();
     }
 
-    fn on_send(&mut self, _hub: &HubHandle, _id: u64, messages: usize, len: usize) {
+    fn on_send(&mut self, _hub: &HubHandle, _id: ConnectionId, messages: usize, len: usize) {
         self.calls.push(format!("sent {messages} {len}"));
     }
 
-    fn on_recv(&mut self, hub: &HubHandle, _id: u64, message: Bytes) {
+    fn on_recv(&mut self, hub: &HubHandle, _id: ConnectionId, message: Bytes) {
         self.calls.push(format!("received {message:?}"));
         self.heard.send(hub.clone()).unwrap();
     }
 
-    fn on_disconnected(&mut self, hub: &HubHandle, _id: u64, reason: DisconnectReason) {
+    fn on_disconnected(&mut self, hub: &HubHandle, _id: ConnectionId, reason: DisconnectReason) {
         self.calls.push(format!("disconnected: {reason}"));
         hub.shutdown();
     }

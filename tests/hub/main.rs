@@ -11,7 +11,7 @@ mod queues;
 mod stats;
 
 use asyncipc::hub::{DisconnectReason, Event, HubHandle, Overflow};
-use asyncipc::{Error, PipeClient, PipeConnection, PipeHub, PipeServer};
+use asyncipc::{ConnectionId, Error, PipeClient, PipeConnection, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{PATIENCE, sample, stays_pending, unique_name, within};
 use futures::StreamExt;
@@ -60,7 +60,7 @@ async fn left(hub: &mut PipeHub, client: u64) -> DisconnectReason {
 }
 
 /// Sends large messages until the queue is full, and says how many it took.
-async fn fill(handle: &HubHandle, id: u64) -> usize {
+async fn fill(handle: &HubHandle, id: ConnectionId) -> usize {
     let mut sent = 0;
     let mut sending = Box::pin(async {
         loop {

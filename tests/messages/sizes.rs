@@ -182,7 +182,7 @@ async fn the_limit_can_be_all_that_a_header_can_announce() {
     else {
         panic!("{error}");
     };
-    assert_eq!((received, expected), (10, 4 + u32::MAX as usize));
+    assert_eq!((received, expected), (10, Some(4 + u32::MAX as usize)));
 }
 
 #[tokio::test]
