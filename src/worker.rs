@@ -11,7 +11,7 @@ use crate::connection::{ConnectionOptions, connection_setters};
 use crate::listener::need_runtime;
 use crate::sync::until;
 use crate::sys::{self, Inherited};
-use crate::{Error, PipeClient, PipeConnection, PipeServer};
+use crate::{Error, PipeClient, PipeConnection, PipeName, PipeServer};
 
 /// Tells a worker where its end of the channel is.
 const VARIABLE: &str = "ASYNCIPC_CHANNEL";

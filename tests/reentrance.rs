@@ -10,7 +10,7 @@ use std::thread;
 
 use asyncipc::endpoint::EndpointHandle;
 use asyncipc::hub::Event;
-use asyncipc::{Endpoint, PipeClient, PipeHub, PipeServer};
+use asyncipc::{ConnectionId, Endpoint, PipeClient, PipeHub, PipeServer};
 use bytes::Bytes;
 use common::{PATIENCE, pair, pair_of, sample, transports, unique_name, within};
 use futures::{FutureExt, StreamExt};
