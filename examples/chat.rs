@@ -6,8 +6,8 @@
 //! cargo run --example chat -- join bob        # in a third
 //! ```
 //!
-//! Each client has a queue with an end. One that does not read holds the others back until its
-//! queue has been full for a second, and is then put out of the room.
+//! Each client has a queue with a limit. A client that does not read holds the others back until its
+//! queue has been full for a second. Then the room closes its connection.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Write};
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// How many lines wait for a client at most.
 const QUEUE: usize = 64;
 
-/// How long a full queue is waited for.
+/// How long the room waits for room in a full queue.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A chat room for this machine.
@@ -121,7 +121,7 @@ async fn visit(mut conn: PipeConnection, room: Arc<Room>) -> Result<(), BoxError
     left.map(drop)
 }
 
-/// Who is there.
+/// The clients that are connected.
 #[derive(Default)]
 struct Room(Mutex<HashMap<ConnectionId, Member>>);
 
@@ -147,7 +147,7 @@ impl Room {
         self.0.lock().unwrap().remove(&id);
     }
 
-    /// Gives a line to everybody but one. Whoever has no room for it in time is put out.
+    /// Sends a line to all clients but one. A client whose queue stays full is put out.
     async fn tell(&self, but: Option<ConnectionId>, line: String) {
         let line = Bytes::from(line);
         let members = self.0.lock().unwrap().clone();

@@ -1,4 +1,4 @@
-//! Serves all clients from one loop of events: sends back what each says, and tells the others.
+//! Serves all clients from one loop of events: sends each message back, and on to the other clients.
 //!
 //! ```text
 //! cargo run --example hub
@@ -6,8 +6,8 @@
 //! cargo run --example chat -- --name hub join bob        # in a third
 //! ```
 //!
-//! Ctrl-C ends it. A client that does not read is put out when its queue is full, so sending never
-//! waits, and can be done in the loop.
+//! Ctrl-C ends it. The hub disconnects a client that does not read when its queue is full. So sending
+//! never waits, and can be done in the loop.
 
 use std::process::ExitCode;
 
@@ -57,7 +57,7 @@ async fn serve(args: Args) -> Result<(), Error> {
                 let text = String::from_utf8_lossy(&message).into_owned();
                 println!("{id} says {text:?}");
                 others(&clients, id, format!("{id}: {text}"));
-                // Whoever has left meanwhile needs no answer.
+                // A client that has left meanwhile needs no answer.
                 let _ = clients.try_send(id, message);
             }
             Event::Sent { id, len, .. } => println!("{id} was sent {len} bytes"),
@@ -71,7 +71,7 @@ async fn serve(args: Args) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tells everybody but one. Who has left meanwhile, or is too slow, an event tells.
+/// Sends to all clients but one. An event says so if one of them has left or is too slow.
 fn others(clients: &HubHandle, but: ConnectionId, text: String) {
     for id in clients.clients().into_iter().filter(|id| *id != but) {
         let _ = clients.try_send(id, text.clone().into());

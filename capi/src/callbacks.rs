@@ -134,7 +134,7 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// The code, with the text where the callback finds it.
+/// The code. The text is where the callback finds it, in asyncipc_last_error().
 fn code(failure: Option<Failure>) -> Code {
     failure.map_or(Code::Ok, failure::set_last)
 }

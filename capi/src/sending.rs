@@ -19,7 +19,7 @@ impl Run {
         let hub = self.hub()?;
         match hub.clients()[..] {
             [] => return Err(self.not_connected("nobody is connected to")),
-            // Here nothing is in doubt when it leaves meanwhile.
+            // If the only client leaves meanwhile, nobody gets the message, and the caller hears of it.
             [only] => return self.send_to(only, message),
             _ => {}
         }
@@ -85,7 +85,7 @@ impl Run {
     }
 }
 
-/// A copy for the queues. A message that is too large is not copied.
+/// A copy of the message for the queues. A message above the limit is an error, and is not copied.
 fn copy(hub: &HubHandle, message: &[u8]) -> Result<Bytes, Failure> {
     let (size, max) = (message.len(), hub.max_message_size());
     if size > max {

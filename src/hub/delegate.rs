@@ -8,8 +8,7 @@ use crate::{ConnectionId, Peer};
 
 /// The events of a [`PipeHub`] as callbacks, each of which does nothing unless it is written.
 ///
-/// They are called one at a time, in the order of the events, by [`PipeHub::run`]. Each gets the
-/// hub's handle: [`try_send`](HubHandle::try_send), [`broadcast`](HubHandle::broadcast),
+/// [`PipeHub::run`] calls them one at a time, in the order of the events. Each gets the hub's handle: [`try_send`](HubHandle::try_send), [`broadcast`](HubHandle::broadcast),
 /// [`disconnect`](HubHandle::disconnect) and [`shutdown`](HubHandle::shutdown) never wait, so they
 /// can be called from here. A callback that takes long holds up the clients, and a thread of the
 /// runtime. A panic in a callback ends the hub, and `run` with it.
