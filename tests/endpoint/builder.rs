@@ -9,7 +9,7 @@ use futures::StreamExt;
 use serde_json::json;
 
 use super::{Raw, SOON, bind, error, event, message, patient};
-use crate::common::{PATIENCE, stays_pending, under_wine, unique_name, within};
+use crate::common::{HOLDS, PATIENCE, stays_pending, under_wine, unique_name, within};
 
 #[tokio::test]
 async fn a_name_can_be_a_text_or_a_pipe_name_and_a_bad_one_is_reported_when_binding() {
@@ -83,7 +83,9 @@ async fn a_connection_that_ends_lingers_for_as_long_as_the_builder_says() {
     let [a, b] = ["a", "b"].map(|it| unique_name(&format!("linger-{it}")));
     let mut server = asyncipc::PipeServer::bind(&b).unwrap();
     let mut endpoint = bind(patient(&a).linger(SOON)).await;
-    endpoint.handle().send(&b, "hello", ()).await.unwrap();
+    // The pipe holds it. It is more than tokio reads ahead on Windows.
+    let data = "x".repeat(HOLDS - 1000);
+    endpoint.handle().send(&b, "hello", data).await.unwrap();
     // The server does not read what it was sent.
     let connected = within(server.accept()).await.unwrap();
     assert!(stays_pending(&mut endpoint.next()).await);
