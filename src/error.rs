@@ -142,14 +142,14 @@ pub enum Error {
         /// The client that was asked for.
         id: ConnectionId,
     },
-    /// As many messages wait for a client of a [`PipeHub`](crate::PipeHub) as may. This one was
-    /// not taken.
-    #[error("the queue of client {id} of {pipe} is full")]
+    /// As much waits to be sent as may: to a client of a [`PipeHub`](crate::PipeHub), or in a
+    /// [`SharedSender`](crate::SharedSender). This message was not taken.
+    #[error("the queue of connection {id} of {pipe} is full")]
     #[non_exhaustive]
     QueueFull {
-        /// The hub's pipe.
+        /// The pipe.
         pipe: PipeName,
-        /// The client that does not read fast enough.
+        /// The connection whose peer does not read fast enough.
         id: ConnectionId,
     },
     /// A client of a [`PipeHub`](crate::PipeHub) is gone, or the hub is, before everything was sent

@@ -119,7 +119,7 @@ fn a_name_that_is_made_for_a_handler_may_set_handlers() {
 }
 
 /// A hub whose queues have room for one message, with one client.
-async fn hub() -> (PipeHub, u64, asyncipc::PipeConnection) {
+async fn hub() -> (PipeHub, ConnectionId, asyncipc::PipeConnection) {
     let name = unique_name("hub");
     let server = PipeServer::bind(&name).unwrap();
     let mut hub = PipeHub::builder().queue(1).serve(server);

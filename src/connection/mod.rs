@@ -108,6 +108,15 @@ impl PipeConnection {
         self.sender.core.peer()
     }
 
+    /// Whether the connection is of no more use for sending: the peer has closed it, or this end was
+    /// closed, or writing has failed. Asks the system, and takes nothing from what is to be received.
+    ///
+    /// Messages that the peer sent before it closed can still be received. A peer that has only ended its
+    /// direction is still there. Under Wine, a peer with messages left to be received counts as there.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// How much has gone through so far.
     pub fn stats(&self) -> ConnectionStats {
         self.sender.core.counters.stats()

@@ -97,6 +97,15 @@ impl PipeReceiver {
         self.core.counters.stats()
     }
 
+    /// Whether nothing more will come, apart from messages that have come already: receiving has ended,
+    /// or the peer has closed the connection. Asks the system, and takes no message.
+    ///
+    /// A peer that has only ended its direction is still there: then only receiving shows the end. Under
+    /// Wine, a peer with messages left to be received counts as there.
+    pub fn is_closed(&self) -> bool {
+        self.ended || !self.core.io.has_peer()
+    }
+
     /// Receives the next message into a buffer of the caller's, behind what is in it, and gives
     /// its length: `None` at the end. For small messages this allocates nothing once the buffer has
     /// grown.

@@ -11,7 +11,7 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::closing::Linger;
 use super::core::Core;
-use crate::framing::WriteBuffer;
+use crate::framing::{Spent, WriteBuffer};
 use crate::turn::Turn;
 use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
@@ -79,6 +79,15 @@ impl PipeSender {
     /// How much has gone through both halves so far.
     pub fn stats(&self) -> ConnectionStats {
         self.core.counters.stats()
+    }
+
+    /// Whether the connection is of no more use for sending: the peer has closed it, or this end was
+    /// closed, or writing has failed. Asks the system, and takes nothing from what is to be received.
+    ///
+    /// Messages that the peer sent before it closed can still be received. A peer that has only ended its
+    /// direction is still there. Under Wine, a peer with messages left to be received counts as there.
+    pub fn is_closed(&self) -> bool {
+        !matches!(self.state, SendState::Open) || !self.core.io.has_peer()
     }
 
     /// How many bytes the system does not have yet. Those that it is just taking count as one.
@@ -153,20 +162,32 @@ impl PipeSender {
     /// The same.
     pub async fn close_write(&mut self) -> Result<(), Error> {
         poll_fn(|cx| self.poll_drain(cx)).await?;
-        if let SendState::Ended = self.state {
-            return Ok(());
-        }
-        if let Some(messages) = self.core.io.messages() {
-            messages.start_send(Bytes::new());
-            // Before waiting: called again, it does not say so twice.
-            self.state = SendState::Ended;
-            poll_fn(|cx| self.poll_drain(cx)).await?;
-        } else if self.core.io.can_shutdown() {
-            self.core.shutdown()?;
-        } else {
-            return Err(Error::ModeMismatch {
+        self.end_direction()?;
+        poll_fn(|cx| self.poll_drain(cx)).await
+    }
+
+    /// The error for a direction that cannot be ended while the other one goes on.
+    pub(super) fn check_half_closing(&self) -> Result<(), Error> {
+        match self.core.io.messages().is_some() || self.core.io.can_shutdown() {
+            true => Ok(()),
+            false => Err(Error::ModeMismatch {
                 pipe: self.core.name.clone(),
-            });
+            }),
+        }
+    }
+
+    /// Ends this direction, once everything is with the system. An empty message that says so may still
+    /// be on its way then.
+    pub(super) fn end_direction(&mut self) -> Result<(), Error> {
+        self.check_half_closing()?;
+        match self.state {
+            SendState::Open => {}
+            SendState::Ended => return Ok(()),
+            _ => return Err(self.closed()),
+        }
+        match self.core.io.messages() {
+            Some(messages) => messages.start_send(Bytes::new()),
+            None => self.core.shutdown()?,
         }
         self.state = SendState::Ended;
         Ok(())
@@ -206,11 +227,21 @@ impl PipeSender {
         }
     }
 
-    /// Payloads that are of no more use: to be dropped where no lock is held, for their bytes may be the
+    /// Keeps what is of no more use for [`take_spent`](Self::take_spent), if that is asked for.
+    pub(super) fn retire(&mut self, payload: Bytes) {
+        self.buffer.retire(payload);
+    }
+
+    /// Payloads that are of no more use, to be dropped where no lock is held: their bytes may be the
     /// application's, with code of its own.
-    pub(crate) fn take_spent(&mut self) -> (Bytes, Vec<Bytes>) {
+    pub(crate) fn take_spent(&mut self) -> (Spent, Vec<Bytes>) {
         let written = self.core.io.writer().map(|it| it.take_spent());
         (self.buffer.take_spent(), written.unwrap_or_default())
+    }
+
+    /// The error for a message above the limit.
+    pub(super) fn check_size(&self, len: usize) -> Result<(), Error> {
+        self.codec.header(len).map(drop)
     }
 
     /// Takes back what was taken and is not with the system, without a word.

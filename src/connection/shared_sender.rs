@@ -1,23 +1,27 @@
 //! A sender for many tasks, which gathers what they send at about the same time.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use futures_sink::Sink;
 use futures_util::SinkExt;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::task::yield_now;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::closing::Linger;
 use super::core::{Core, Queued};
 use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
-use crate::{ConnectionId, ConnectionStats, Error, PipeName, PipeSender};
+use crate::turn::poll_spend;
+use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 
 /// A sender that any number of tasks can have a clone of, made by
 /// [`PipeSender::into_shared`](crate::PipeSender::into_shared).
@@ -56,8 +60,30 @@ use crate::{ConnectionId, ConnectionStats, Error, PipeName, PipeSender};
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
-pub struct SharedSender(Arc<Senders>);
+///
+/// It is a [`Sink`] as well. Each clone is one of its own, with a place for one message:
+/// `poll_ready` waits until the batch has room, and from then on the clone can start to send a message,
+/// whatever other clones send meanwhile. So beyond the batch there may be one message for each clone.
+pub struct SharedSender {
+    senders: Arc<Senders>,
+    /// What this clone does as a sink.
+    sink: SinkState,
+}
+
+#[derive(Default)]
+struct SinkState {
+    /// Whether `poll_ready` has found room for the next message.
+    has_place: bool,
+    waiting: Option<(Wait, ReusableBoxFuture<'static, Result<(), Error>>)>,
+}
+
+/// What a sink waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Room,
+    Flush,
+    Close,
+}
 
 /// The senders' end of the queue: when the last clone is gone, the queue is told.
 struct Senders(Arc<Queue>);
@@ -81,6 +107,10 @@ struct Queue {
 
 struct State {
     sender: PipeSender,
+    /// What sinks have sent while the batch was full: it goes out next.
+    overflow: VecDeque<Bytes>,
+    /// How many bytes of frames that is.
+    overflowing: usize,
     /// How many bytes were taken in all.
     taken: u64,
     /// Wakes the flusher, which waits until the system takes more.
@@ -105,6 +135,8 @@ impl SharedSender {
             state: Mutex::new(State {
                 taken: sender.unsent() as u64,
                 sender,
+                overflow: VecDeque::new(),
+                overflowing: 0,
                 blocked: None,
                 orphaned: false,
             }),
@@ -119,7 +151,10 @@ impl SharedSender {
         // Nobody else has set it: there is one sender to a connection.
         let weak: Weak<Queue> = Arc::downgrade(&queue);
         let _ = queue.core.queue.set(weak);
-        SharedSender(Arc::new(Senders(queue)))
+        SharedSender {
+            senders: Arc::new(Senders(queue)),
+            sink: SinkState::default(),
+        }
     }
 
     /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id).
@@ -130,6 +165,24 @@ impl SharedSender {
     /// The pipe's name, as [`PipeConnection::name`](crate::PipeConnection::name).
     pub fn name(&self) -> &PipeName {
         &self.queue().core.name
+    }
+
+    /// Asks the system who is at the other end, as [`PipeConnection::peer`](crate::PipeConnection::peer).
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn peer(&self) -> Result<Peer, Error> {
+        self.queue().core.peer()
+    }
+
+    /// Whether nothing more can be sent: the peer has closed the connection, a clone has closed this
+    /// end, writing has failed, or the connection's runtime has ended. Asks the system, and takes nothing
+    /// from what is to be received: see [`PipeConnection::is_closed`](crate::PipeConnection::is_closed).
+    pub fn is_closed(&self) -> bool {
+        let queue = self.queue();
+        let is_over = |state: &mut State| state.orphaned || state.sender.has_failed();
+        queue.closing.load(Relaxed) || queue.with(is_over) || !queue.core.io.has_peer()
     }
 
     /// How much has gone through both halves so far.
@@ -152,17 +205,30 @@ impl SharedSender {
         let queue = self.queue();
         // However many senders there are, other tasks of the runtime run now and then.
         consume_budget().await;
-        if queue.try_push(&mut message)? {
+        if queue.try_push(&mut message, false)? {
             return Ok(());
         }
         loop {
             let mut progress = pin!(queue.progress.notified());
             // From here on none is missed.
             progress.as_mut().enable();
-            if queue.try_push(&mut message)? {
+            if queue.try_push(&mut message, false)? {
                 return Ok(());
             }
             progress.await;
+        }
+    }
+
+    /// Takes a message for sending if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::QueueFull`] when there is no room: the message was not taken. Else as
+    /// [`send`](Self::send).
+    pub fn try_send(&self, mut message: Bytes) -> Result<(), Error> {
+        match self.queue().try_push(&mut message, false)? {
+            true => Ok(()),
+            false => Err(self.queue().full()),
         }
     }
 
@@ -177,8 +243,34 @@ impl SharedSender {
     ///
     /// Cancelling loses nothing.
     pub async fn flush(&self) -> Result<(), Error> {
-        let taken = self.queue().with(|it| it.taken);
-        self.queue().written(taken).await
+        self.queue().flushed().await
+    }
+
+    /// Sends what was taken, and ends this direction for all clones, as
+    /// [`PipeConnection::close_write`](crate::PipeConnection::close_write): the peer can still answer.
+    /// What the others send from now on is [`Error::Closed`]. Does not wait until the peer has read
+    /// anything.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ModeMismatch`] for a Windows pipe of bytes, which cannot be closed by half; sending goes
+    /// on then. [`Error::Closed`] when writing fails, or has failed, or a clone has closed the connection;
+    /// [`Error::Io`] when the connection's runtime has ended before everything was written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancelled, no more messages are taken, and those that were taken still go out. Call it again to
+    /// end the direction.
+    pub async fn close_write(&self) -> Result<(), Error> {
+        let queue = self.queue();
+        queue.with(|it| it.sender.check_half_closing())?;
+        let taken = queue.stop_taking();
+        queue.written(taken).await?;
+        let _turn = queue.turn.lock().await;
+        queue.with(|it| it.sender.end_direction())?;
+        // The flusher waits until the system has the message that says so, if there is one.
+        queue.dirty.notify_one();
+        queue.written(taken).await
     }
 
     /// Sends what was taken, and ends this direction for all clones when the peer has read
@@ -199,13 +291,40 @@ impl SharedSender {
     /// Cancelled, no more messages are taken, and those that were taken still go out. Call it again
     /// to know when the peer has them.
     pub async fn close(&self) -> Result<(), Error> {
-        let queue = self.queue();
-        let taken = queue.with(|it| {
-            queue.closing.store(true, Relaxed);
+        self.queue().close().await
+    }
+
+    fn queue(&self) -> &Arc<Queue> {
+        &self.senders.0
+    }
+}
+
+impl Queue {
+    /// Calls `f` with the state, under the lock. It must not run the application's code, or that of its
+    /// executor, which may come here again.
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = lock(&self.state);
+        let result = f(&mut state);
+        let spent = state.sender.take_spent();
+        drop(state);
+        drop(spent);
+        result
+    }
+
+    /// Takes nothing more. Gives how many bytes were taken in all.
+    fn stop_taking(&self) -> u64 {
+        let taken = self.with(|it| {
+            self.closing.store(true, Relaxed);
             it.taken
         });
         // Whoever waits for room is told that there will be none.
-        queue.progress.notify_waiters();
+        self.progress.notify_waiters();
+        taken
+    }
+
+    async fn close(self: &Arc<Self>) -> Result<(), Error> {
+        let queue = self;
+        let taken = queue.stop_taking();
         let closing = async {
             // By the flusher: nothing is lost when this is cancelled.
             queue.written(taken).await?;
@@ -236,42 +355,68 @@ impl SharedSender {
         result
     }
 
-    fn queue(&self) -> &Arc<Queue> {
-        &self.0.0
-    }
-}
-
-impl Queue {
-    /// Calls `f` with the state, under the lock. It must not run the application's code, or that of its
-    /// executor, which may come here again.
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = lock(&self.state);
-        let result = f(&mut state);
-        let spent = state.sender.take_spent();
-        drop(state);
-        drop(spent);
-        result
+    async fn flushed(self: &Arc<Self>) -> Result<(), Error> {
+        let taken = self.with(|it| it.taken);
+        self.written(taken).await
     }
 
-    /// Takes the message if there is room.
-    fn try_push(self: &Arc<Self>, message: &mut Bytes) -> Result<bool, Error> {
+    fn full(&self) -> Error {
+        Error::QueueFull {
+            pipe: self.core.name.clone(),
+            id: self.core.id,
+        }
+    }
+
+    /// The error for a message that is sent now, if there is one already.
+    fn check_open(&self, state: &State) -> Result<(), Error> {
+        if state.sender.has_failed() {
+            return Err(state.sender.closed());
+        }
+        if self.closing.load(Relaxed) {
+            return Err(self.core.closed(true));
+        }
+        match state.orphaned {
+            true => Err(self.orphaned()),
+            false => Ok(()),
+        }
+    }
+
+    fn has_room(&self) -> Result<bool, Error> {
+        self.with(|state| {
+            self.check_open(state)?;
+            state.has_room()
+        })
+    }
+
+    /// Waits until there is room for a message.
+    async fn room(self: &Arc<Self>) -> Result<(), Error> {
+        loop {
+            let mut progress = pin!(self.progress.notified());
+            // From here on none is missed.
+            progress.as_mut().enable();
+            if self.has_room()? {
+                return Ok(());
+            }
+            progress.await;
+        }
+    }
+
+    /// Takes the message if there is room, or if a sink has a place for it.
+    fn try_push(self: &Arc<Self>, message: &mut Bytes, has_place: bool) -> Result<bool, Error> {
         self.start();
         let was_idle = self.with(|state| {
-            if state.sender.has_failed() {
-                return Err(state.sender.closed());
-            }
-            if self.closing.load(Relaxed) {
-                return Err(self.core.closed(true));
-            }
-            if state.orphaned {
-                return Err(self.orphaned());
-            }
-            if !state.sender.has_room()? {
-                return Ok(None);
-            }
-            let before = state.sender.unsent();
+            self.check_open(state)?;
             let len = message.len();
-            state.sender.take(message)?;
+            let before = state.unsent();
+            if state.has_room()? {
+                state.sender.take(message)?;
+            } else if has_place {
+                state.sender.check_size(len)?;
+                state.overflow.push_back(std::mem::take(message));
+                state.overflowing += HEADER + len;
+            } else {
+                return Ok::<_, Error>(None);
+            }
             state.taken += (HEADER + len) as u64;
             Ok(Some(before == 0))
         })?;
@@ -320,7 +465,8 @@ impl Queue {
     fn abandon(&self) -> Error {
         let (bytes, error) = self.with(|state| {
             state.blocked = None;
-            (state.sender.buffered(), state.sender.give_up())
+            let bytes = state.sender.buffered() + state.overflowing;
+            (bytes, state.sender.give_up())
         });
         // A write that the system has already goes on.
         if bytes > 0 {
@@ -341,14 +487,39 @@ impl Queue {
 impl State {
     /// How many bytes of those taken the system has.
     fn written(&self) -> u64 {
-        self.taken.saturating_sub(self.sender.unsent() as u64)
+        self.taken.saturating_sub(self.unsent() as u64)
+    }
+
+    /// How many bytes the system does not have yet: see [`PipeSender::unsent`].
+    fn unsent(&self) -> usize {
+        self.sender.unsent() + self.overflowing
+    }
+
+    /// Whether a message can be taken without waiting.
+    fn has_room(&mut self) -> Result<bool, Error> {
+        Ok(self.overflow.is_empty() && self.sender.has_room()?)
+    }
+
+    /// Hands everything that was taken to the system.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        loop {
+            ready!(self.sender.poll_flush_unpin(cx))?;
+            let Some(mut message) = self.overflow.pop_front() else {
+                return Poll::Ready(Ok(()));
+            };
+            self.overflowing -= HEADER + message.len();
+            let taken = self.sender.take(&mut message);
+            // Its bytes may be the application's: they are not dropped here, under the lock.
+            self.sender.retire(message);
+            taken?;
+        }
     }
 
     /// Whether more has come since the last time, and even more can.
     fn is_growing(&mut self, seen: &mut usize) -> bool {
-        let before = std::mem::replace(seen, self.sender.unsent());
+        let before = std::mem::replace(seen, self.unsent());
         // An error is for the next sender.
-        *seen > before && self.sender.has_room().unwrap_or(false)
+        *seen > before && self.has_room().unwrap_or(false)
     }
 }
 
@@ -371,7 +542,7 @@ async fn flush_when_dirty(flusher: Flusher) {
                 if state.sender.has_closed() || state.sender.has_failed() {
                     return Poll::Ready(Ok(()));
                 }
-                let flushed = state.sender.poll_flush_unpin(cx);
+                let flushed = state.poll_flush(cx);
                 if flushed.is_pending() {
                     state.blocked = Some(cx.waker().clone());
                 }
@@ -391,7 +562,7 @@ async fn flush_when_dirty(flusher: Flusher) {
             tracing::debug!(id = queue.core.id.get(), %error, "cannot send what was taken");
         }
         let over = queue.over.load(Relaxed);
-        if queue.with(|it| it.sender.has_failed() || (over && it.sender.unsent() == 0)) {
+        if queue.with(|it| it.sender.has_failed() || (over && it.unsent() == 0)) {
             return;
         }
     }
@@ -422,6 +593,92 @@ impl Drop for Senders {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        if !self.overflow.is_empty() && !self.sender.has_failed() {
+            let (id, messages) = (self.sender.id().get(), self.overflow.len());
+            tracing::warn!(
+                id,
+                messages,
+                "a shared sender was dropped with messages in it"
+            );
+        }
+    }
+}
+
+impl SharedSender {
+    fn poll_waiting(&mut self, what: Wait, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.sink.waiting.as_ref().is_none_or(|(it, _)| *it != what) {
+            let queue = self.queue().clone();
+            let waiting = async move {
+                match what {
+                    Wait::Room => queue.room().await,
+                    Wait::Flush => queue.flushed().await,
+                    Wait::Close => queue.close().await,
+                }
+            };
+            self.sink.waiting = Some((what, ReusableBoxFuture::new(waiting)));
+        }
+        let Some((_, waiting)) = &mut self.sink.waiting else {
+            return Poll::Pending;
+        };
+        let result = ready!(waiting.poll(cx));
+        self.sink.waiting = None;
+        Poll::Ready(result)
+    }
+}
+
+impl Sink<Bytes> for SharedSender {
+    type Error = Error;
+
+    /// Waits for room, and keeps a place for this clone's next message.
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let this = self.get_mut();
+        if !this.sink.has_place {
+            // However many senders there are, other tasks of the runtime run now and then.
+            ready!(poll_spend(cx));
+            if !this.queue().has_room()? {
+                ready!(this.poll_waiting(Wait::Room, cx))?;
+            }
+            this.sink.has_place = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// As [`send`](SharedSender::send), in the place that `poll_ready` has kept. Without one it is
+    /// [`try_send`](SharedSender::try_send).
+    fn start_send(self: Pin<&mut Self>, mut message: Bytes) -> Result<(), Error> {
+        let this = self.get_mut();
+        // A flush that has begun does not wait for this one.
+        this.sink.waiting = None;
+        let has_place = std::mem::take(&mut this.sink.has_place);
+        match this.queue().try_push(&mut message, has_place)? {
+            true => Ok(()),
+            false => Err(this.queue().full()),
+        }
+    }
+
+    /// As [`flush`](SharedSender::flush).
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_waiting(Wait::Flush, cx)
+    }
+
+    /// As [`close`](SharedSender::close).
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.get_mut().poll_waiting(Wait::Close, cx)
+    }
+}
+
+impl Clone for SharedSender {
+    /// The new one has no place yet.
+    fn clone(&self) -> Self {
+        SharedSender {
+            senders: self.senders.clone(),
+            sink: SinkState::default(),
+        }
+    }
+}
+
 impl fmt::Debug for SharedSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedSender")
@@ -440,12 +697,12 @@ impl fmt::Debug for Queue {
 impl Queued for Queue {
     fn write_now(self: Arc<Self>) {
         let is_left = self.with(|state| {
-            if state.sender.unsent() == 0 || state.blocked.is_some() {
+            if state.unsent() == 0 || state.blocked.is_some() {
                 return false;
             }
             // The next sender is told of a failure.
             let mut cx = Context::from_waker(Waker::noop());
-            state.sender.poll_flush_unpin(&mut cx).is_pending()
+            state.poll_flush(&mut cx).is_pending()
         });
         if is_left {
             self.start();

@@ -14,4 +14,4 @@ pub(crate) use codec::HEADER;
 pub use codec::MessageCodec;
 use codec::Progress;
 pub(crate) use read_buffer::{Frame, ReadBuffer};
-pub(crate) use write_buffer::WriteBuffer;
+pub(crate) use write_buffer::{Spent, WriteBuffer};

@@ -31,9 +31,16 @@ const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 pub(crate) struct WriteBuffer {
     head: Block,
     payload: Bytes,
-    /// The last payload that was done with, if it is kept for somebody to drop it.
-    spent: Bytes,
+    spent: Spent,
     keeps_spent: bool,
+}
+
+/// Payloads that are of no more use, kept for somebody to drop them.
+#[derive(Debug, Default)]
+pub(crate) struct Spent {
+    /// Nearly always the only one: it takes no allocation.
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
 }
 
 impl WriteBuffer {
@@ -56,7 +63,7 @@ impl WriteBuffer {
     pub(crate) fn push(&mut self, header: [u8; HEADER], message: &mut Bytes) {
         if !self.payload.is_empty() {
             self.head.push(&self.payload);
-            self.retire();
+            self.retire_payload();
         }
         self.head.push(&header);
         if message.len() > COPY_NOW {
@@ -67,21 +74,30 @@ impl WriteBuffer {
     }
 
     /// Lets go of the payload, and so of the memory that it was a part of.
-    fn retire(&mut self) {
+    fn retire_payload(&mut self) {
         let payload = std::mem::take(&mut self.payload);
-        if self.keeps_spent {
-            self.spent = payload;
+        self.retire(payload);
+    }
+
+    /// Drops a payload that is of no more use, unless those are kept.
+    pub(crate) fn retire(&mut self, payload: Bytes) {
+        if !self.keeps_spent {
+            return;
+        }
+        match self.spent.first {
+            None => self.spent.first = Some(payload),
+            Some(_) => self.spent.more.push(payload),
         }
     }
 
-    /// From now on, the payload that was written last is kept for [`take_spent`](Self::take_spent).
+    /// From now on, payloads that were written are kept for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
         self.keeps_spent = true;
     }
 
-    /// A payload that is of no more use, to be dropped where no lock is held: its memory may be the
+    /// Payloads that are of no more use, to be dropped where no lock is held: their memory may be the
     /// application's, with code of its own.
-    pub(crate) fn take_spent(&mut self) -> Bytes {
+    pub(crate) fn take_spent(&mut self) -> Spent {
         std::mem::take(&mut self.spent)
     }
 
@@ -99,7 +115,7 @@ impl WriteBuffer {
         self.head.advance(head);
         self.payload.advance(n - head);
         if head < n && self.payload.is_empty() {
-            self.retire();
+            self.retire_payload();
         }
     }
 
@@ -112,7 +128,7 @@ impl WriteBuffer {
             self.head.push(&self.payload[..n]);
             self.payload.advance(n);
             if n > 0 && self.payload.is_empty() {
-                self.retire();
+                self.retire_payload();
             }
         }
     }
@@ -145,7 +161,7 @@ impl WriteBuffer {
     pub(crate) fn clear(&mut self) {
         self.head.rest();
         if !self.payload.is_empty() {
-            self.retire();
+            self.retire_payload();
         }
     }
 }

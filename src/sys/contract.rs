@@ -65,6 +65,8 @@ async fn connecting(address: Address<'_>, options: &ConnectOptions, left: Option
 /// In which it was made: its tasks and timers are that one's, whoever polls.
 const _: fn(&Stream) -> &Handle = Stream::runtime;
 const _: fn(&Stream) -> io::Result<Credentials> = Stream::peer;
+/// Whether the peer has not closed its end.
+const _: fn(&Stream) -> bool = Stream::has_peer;
 const _: fn(&Stream, &mut Context<'_>) -> Poll<io::Result<()>> = Stream::poll_read_ready;
 /// Reads what is there. `Ok(0)` is the end, or a buffer without room.
 const _: fn(&Stream, &mut BytesMut) -> io::Result<usize> = Stream::try_read;

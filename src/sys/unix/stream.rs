@@ -191,6 +191,20 @@ impl Stream {
         }
     }
 
+    /// Whether the peer is there: it has not closed its end, though it may have ended its direction.
+    pub(crate) fn has_peer(&self) -> bool {
+        let mut polled = libc::pollfd {
+            fd: self.io.as_fd().as_raw_fd(),
+            events: 0,
+            revents: 0,
+        };
+        // SAFETY: one structure is there, of a descriptor that is open while `self` is borrowed. Does
+        // not wait.
+        let answers = unsafe { libc::poll(&mut polled, 1, 0) };
+        // POLLHUP: both directions have ended (poll(2)).
+        answers != 1 || polled.revents & libc::POLLHUP == 0
+    }
+
     pub(crate) fn peer(&self) -> io::Result<Credentials> {
         match &self.peer {
             Some(peer) => Ok((**peer).clone()),

@@ -237,6 +237,11 @@ impl Stream {
         peek::unread(self.as_handle()).map_or(0, |it| it.bytes)
     }
 
+    /// Whether the peer has not closed its end.
+    pub(crate) fn has_peer(&self) -> bool {
+        !self.has_left() && peek::has_peer(self.as_handle())
+    }
+
     fn unconfirmed(&self) -> &AtomicBool {
         match self.end.pipe() {
             Some(pipe) => pipe.unconfirmed(),
