@@ -213,6 +213,18 @@ async fn the_halves_of_a_stream_work_in_two_tasks_and_reunite() {
 }
 
 #[tokio::test]
+async fn each_half_knows_its_pipe_and_its_peer() {
+    let (client, server) = byte_pair().await;
+    let (name, peer) = (server.name().clone(), server.peer().unwrap());
+    let (reader, writer) = server.split();
+    assert_eq!((reader.name(), writer.name()), (&name, &name));
+    assert_eq!(reader.peer().unwrap(), peer);
+    drop(reader);
+    assert_eq!(writer.peer().unwrap(), peer);
+    drop(client);
+}
+
+#[tokio::test]
 async fn halves_of_different_streams_do_not_reunite_and_are_given_back() {
     let (one, other) = byte_pair().await;
     let (one_reader, one_writer) = one.split();

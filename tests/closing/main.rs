@@ -12,6 +12,7 @@
 mod common;
 
 mod both_ends;
+mod closed;
 mod deadline;
 mod delivery;
 
