@@ -6,15 +6,15 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes};
 
-/// The capacity of each.
+/// The capacity of each block.
 pub(crate) const BLOCK: usize = 72 << 10;
 
-/// How many a thread keeps. A task holds one while it reads and one while it writes; others may
+/// How many blocks a thread keeps. A task holds one while it reads and one while it writes; others may
 /// hold theirs for a message that has come in part.
 const KEPT: usize = 4;
 
 thread_local! {
-    #[allow(clippy::missing_const_for_thread_local, reason = "which it is")]
+    #[allow(clippy::missing_const_for_thread_local, reason = "it is const: the lint does not see it on every target")]
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -94,7 +94,7 @@ impl Block {
     }
 
     /// Empties it, and gives its memory to whoever is next.
-    pub(crate) fn rest(&mut self) {
+    pub(crate) fn release(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         self.taken = 0;
         // Not one that has grown.
@@ -112,7 +112,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        self.rest();
+        self.release();
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
         let mut first = Block::default();
         first.push(b"warm");
         let memory = first.bytes.as_ptr();
-        first.rest();
+        first.release();
         assert_eq!(first.bytes.capacity(), 0);
         let mut second = Block::default();
         second.push(b"again");

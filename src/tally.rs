@@ -46,7 +46,7 @@ impl Tally {
         let done = counts.flushes.extract_if(.., |it| it.until <= finished);
         let done: Vec<_> = done.collect();
         drop(counts);
-        done.into_iter().for_each(Flush::tell);
+        done.into_iter().for_each(Flush::report);
     }
 
     /// Nothing more goes out. How many are lost by that.
@@ -59,7 +59,7 @@ impl Tally {
         }
         let left = counts.left();
         drop(counts);
-        done.into_iter().for_each(Flush::tell);
+        done.into_iter().for_each(Flush::report);
         left
     }
 
@@ -82,7 +82,7 @@ impl Tally {
         });
         drop(counts);
         drop(given_up);
-        // It always ends by a word, as every queue does.
+        // Every queue reports its end, so this does not wait for ever.
         Either::Right(async move { flushed.await.unwrap_or(left) })
     }
 
@@ -93,8 +93,8 @@ impl Tally {
 
 impl Flush {
     /// Not to be called under a lock.
-    fn tell(self) {
-        // Whoever does not wait any more needs no word.
+    fn report(self) {
+        // Nobody may wait any more.
         let _ = self.done.send(self.lost);
     }
 }

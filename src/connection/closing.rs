@@ -107,7 +107,7 @@ fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
         };
         drop(room);
         match read {
-            Ok(1..) => scratch.rest(),
+            Ok(1..) => scratch.release(),
             Err(e) if is_ready && e.kind() == io::ErrorKind::WouldBlock => {}
             // Nothing is there, or it is the end, or an error for which there is nothing to wait.
             Ok(0) | Err(_) => return,

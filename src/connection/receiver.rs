@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use futures_core::stream::{FusedStream, Stream};
 
 use super::core::Core;
-use super::spin::{ATTEMPTS, BusyWait};
+use super::spin::{ATTEMPTS, Spin};
 use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
@@ -21,7 +21,7 @@ pub struct PipeReceiver {
     pub(crate) core: Arc<Core>,
     /// Stays empty where the system keeps messages apart.
     buffer: ReadBuffer,
-    busy_wait: BusyWait,
+    spin: Spin,
     turn: Turn,
     ended: bool,
 }
@@ -50,7 +50,7 @@ impl PipeReceiver {
         PipeReceiver {
             core,
             buffer: ReadBuffer::new(codec, read_ahead),
-            busy_wait: BusyWait::default(),
+            spin: Spin::default(),
             turn: Turn::default(),
             ended: false,
         }
@@ -63,7 +63,7 @@ impl PipeReceiver {
 
     /// Waits busily for up to this long before sleeping.
     pub(crate) fn set_low_latency(&mut self, limit: Duration) {
-        self.busy_wait = BusyWait::new(limit);
+        self.spin = Spin::new(limit);
     }
 
     /// Goes on after [`Error::MessageTooLarge`], behind the frame that is above the limit: nothing
@@ -225,7 +225,7 @@ impl PipeReceiver {
     fn poll_fill(&mut self, cx: &mut Context<'_>, needs: usize) -> Poll<io::Result<usize>> {
         loop {
             let is_ready = self.core.io.poll_read_ready(cx)?.is_ready();
-            if !is_ready && !self.busy_wait.goes_on() {
+            if !is_ready && !self.spin.should_retry() {
                 self.buffer.wait();
                 return Poll::Pending;
             }
@@ -235,9 +235,9 @@ impl PipeReceiver {
             }
             for _ in 0..if is_ready { 1 } else { ATTEMPTS } {
                 match self.read(needs, is_ready) {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.busy_wait.in_vain(),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.spin.found_nothing(),
                     result => {
-                        self.busy_wait.is_over();
+                        self.spin.finish();
                         return Poll::Ready(result);
                     }
                 }

@@ -62,7 +62,7 @@ impl ReadBuffer {
     pub(crate) fn take_all(&mut self) -> BytesMut {
         let mut bytes = std::mem::take(&mut self.frame);
         bytes.extend_from_slice(self.block.as_slice());
-        self.block.rest();
+        self.block.release();
         bytes
     }
 
@@ -215,7 +215,7 @@ impl ReadBuffer {
             }
             self.frame.reserve(needs.min(expected.max(2 * BLOCK)));
             self.frame.extend_from_slice(self.block.as_slice());
-            self.block.rest();
+            self.block.release();
         }
         let (len, missing) = (self.frame.len(), needs - self.frame.len());
         if self.frame.capacity() == len {
@@ -239,7 +239,7 @@ impl ReadBuffer {
 
     /// Drops everything, and gives the memory back.
     pub(crate) fn clear(&mut self) {
-        self.block.rest();
+        self.block.release();
         self.frame = BytesMut::new();
     }
 }

@@ -153,13 +153,13 @@ impl WriteBuffer {
     /// Gives memory back when there is nothing in it.
     pub(crate) fn release(&mut self) {
         if self.is_empty() {
-            self.head.rest();
+            self.head.release();
         }
     }
 
     /// Drops everything.
     pub(crate) fn clear(&mut self) {
-        self.head.rest();
+        self.head.release();
         if !self.payload.is_empty() {
             self.retire_payload();
         }

@@ -185,7 +185,7 @@ impl Stream {
         for _ in 0..MOST_HELD / BLOCK {
             let read = self.read_now(&mut scratch.room(BLOCK));
             match read {
-                Ok(1..) => scratch.rest(),
+                Ok(1..) => scratch.release(),
                 Ok(0) | Err(_) => return,
             }
         }

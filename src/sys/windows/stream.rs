@@ -222,7 +222,7 @@ impl Stream {
                 }
                 let read = self.try_read(&mut scratch.room(BLOCK));
                 match read {
-                    Ok(1..) => scratch.rest(),
+                    Ok(1..) => scratch.release(),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Ok(0) | Err(_) => break,
                 }
