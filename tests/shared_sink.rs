@@ -253,3 +253,15 @@ async fn a_sink_that_is_closed_has_sent_everything_and_closes_all_clones() {
         assert!(within(server.next()).await.is_none());
     }
 }
+
+#[tokio::test]
+async fn a_sink_gets_room_although_the_batch_was_full_from_the_start() {
+    let (client, mut server) = pair().await;
+    let (mut sender, _receiver) = client.split();
+    let large = sample(100_000, 0);
+    sender.feed(large.clone()).await.unwrap();
+    let mut sink = sender.into_shared();
+    let reading = async { server.next().await.unwrap().unwrap() };
+    let ((), read) = within(async { tokio::join!(ready(&mut sink), reading) }).await;
+    assert_eq!(read, large);
+}

@@ -390,6 +390,8 @@ impl Queue {
 
     /// Waits until there is room for a message.
     async fn room(self: &Arc<Self>) -> Result<(), Error> {
+        // What was fed before may fill the batch, and nobody may have sent anything yet.
+        self.start();
         loop {
             let mut progress = pin!(self.progress.notified());
             // From here on none is missed.
