@@ -32,7 +32,7 @@ async fn listening(queue: usize, overflow: Overflow) -> (PipeHub, String) {
 }
 
 /// A further client, with its number.
-async fn join(hub: &mut PipeHub, name: &str) -> (PipeConnection, u64) {
+async fn join(hub: &mut PipeHub, name: &str) -> (PipeConnection, ConnectionId) {
     let client = within(PipeClient::connect(name)).await.unwrap();
     match next(hub).await {
         Event::Connected { id, .. } => (client, id),
@@ -49,7 +49,7 @@ async fn received(client: &mut PipeConnection) -> Bytes {
 }
 
 /// The reason for which this client left, after events that do not matter.
-async fn left(hub: &mut PipeHub, client: u64) -> DisconnectReason {
+async fn left(hub: &mut PipeHub, client: ConnectionId) -> DisconnectReason {
     loop {
         match next(hub).await {
             Event::Disconnected { id, reason, .. } if id == client => return reason,
