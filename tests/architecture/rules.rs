@@ -1,6 +1,7 @@
 //! What the sources may not do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use proc_macro2::TokenStream;
 use syn::Item;
@@ -44,6 +45,13 @@ pub(crate) struct Violation {
 impl Violation {
     fn new(what: String, lines: Vec<String>) -> Self {
         Violation { what, lines }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.what)?;
+        (self.lines.iter()).try_for_each(|line| writeln!(f, "    {line}"))
     }
 }
 

@@ -35,7 +35,7 @@ pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     }
 }
 
-/// Whether `future` stays pending while the runtime goes around a good number of times.
+/// Whether `future` is still pending after all other tasks had many chances to run.
 pub async fn stays_pending<F: Future + Unpin>(future: &mut F) -> bool {
     let turns = async {
         for _ in 0..500 {
@@ -49,14 +49,15 @@ pub async fn stays_pending<F: Future + Unpin>(future: &mut F) -> bool {
     }
 }
 
-/// What every platform's pipe holds while nobody reads. macOS gives a socket 8 KiB.
+/// How many bytes a pipe holds at least while nobody reads. macOS gives a socket 8 KiB.
 pub const HOLDS: usize = if cfg!(any(windows, target_os = "linux")) {
     32 << 10
 } else {
     4 << 10
 };
 
-/// Bytes that tell where they belong: no two places nearby, and no two seeds, look alike.
+/// Bytes that differ between neighbouring positions and between seeds: a piece that is missing or in
+/// the wrong place is noticed.
 pub fn sample(size: usize, seed: usize) -> bytes::Bytes {
     let period: Vec<u8> = (0..251).map(|i| ((i + seed) * 31 % 251) as u8).collect();
     let mut sample = period.repeat(size / 251 + 1);
@@ -64,7 +65,9 @@ pub fn sample(size: usize, seed: usize) -> bytes::Bytes {
     sample.into()
 }
 
-/// The two ends of one connection: the client's, then the server's. The server is gone already.
+/// The two ends of one connection: the client's, then the server's. Its [`PipeServer`] is dropped.
+///
+/// [`PipeServer`]: asyncipc::PipeServer
 pub async fn pair() -> (asyncipc::PipeConnection, asyncipc::PipeConnection) {
     let name = unique_name("pair");
     let server = asyncipc::PipeServer::builder(&name).linger(PATIENCE);
@@ -72,7 +75,7 @@ pub async fn pair() -> (asyncipc::PipeConnection, asyncipc::PipeConnection) {
     pair_of(&server, &client).await
 }
 
-/// As [`pair`], made as the builders say.
+/// As [`pair`], with these builders.
 pub async fn pair_of(
     server: &asyncipc::ServerBuilder,
     client: &asyncipc::ClientBuilder,
@@ -83,8 +86,8 @@ pub async fn pair_of(
     (client.unwrap(), accepted.unwrap())
 }
 
-/// Builders for each way in which bytes are moved on this platform, each with a name of its own, and
-/// what it is called.
+/// The builders of a server and a client for each transport of this platform, after the transport's
+/// name. Each has a pipe of its own.
 pub fn transports(
     what: &str,
 ) -> Vec<(
@@ -122,8 +125,8 @@ pub fn transports(
     vec![("sockets", server, client)]
 }
 
-/// A connection for each transport and direction: the end that a test is about, then its peer. A busy
-/// machine takes its time: what is wrong is that ends wait for each other, and not how long they work.
+/// A connection for each transport and each direction: the end that the test is about, then its peer.
+/// They linger for long: such a test fails when ends wait for each other, and not on a slow machine.
 pub async fn pairs(
     what: &str,
 ) -> Vec<(
@@ -150,7 +153,7 @@ pub async fn pairs(
     pairs
 }
 
-/// As [`pair`], in bytes.
+/// As [`pair`], as streams of bytes.
 pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
     let name = unique_name("bytes");
     let mut server = asyncipc::PipeServer::builder(&name)
@@ -163,7 +166,7 @@ pub async fn byte_pair() -> (asyncipc::PipeStream, asyncipc::PipeStream) {
     (client.unwrap(), accepted.unwrap())
 }
 
-/// A folder of its own, and the path of a socket in it.
+/// A new temporary folder, and the path of a socket in it.
 #[cfg(unix)]
 pub fn place() -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -171,7 +174,7 @@ pub fn place() -> (tempfile::TempDir, std::path::PathBuf) {
     (folder, path)
 }
 
-/// The mode of what is at the path, and not of what that leads to.
+/// The mode of the file at the path. A symbolic link is not followed.
 #[cfg(unix)]
 pub fn mode(path: impl AsRef<std::path::Path>) -> u32 {
     let found = std::fs::symlink_metadata(path).unwrap();
@@ -192,15 +195,16 @@ pub async fn fill(name: &str) -> Vec<asyncipc::PipeConnection> {
     }
 }
 
-/// A command that runs one test of this file in a process of its own, where it may depend on the
-/// environment, or on nothing else going on.
+/// A command that runs one test of this binary in a new process, for a test that changes the
+/// environment or needs the process for itself. `test` is its name with its modules: `topic::test`.
 pub fn itself(test: &str) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args([test, "--exact", "--nocapture", "--include-ignored"]);
     command
 }
 
-/// Runs a command made from [`itself`]: as `role`, which the test finds by [`role`].
+/// Runs a command from [`itself`], and fails unless the test passes there. The test reads `role` with
+/// [`role`].
 pub fn run_as(role: &str, command: &mut std::process::Command) {
     let output = command.env(ROLE, role).output().unwrap();
     let text = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy);
@@ -212,12 +216,12 @@ pub fn run_as(role: &str, command: &mut std::process::Command) {
     );
 }
 
-/// What [`run_as`] started this process as; `None` for the process that the user started.
+/// The role that [`run_as`] gave this process; `None` in the process that the user started.
 pub fn role() -> Option<String> {
     std::env::var(ROLE).ok()
 }
 
-/// The variable that has it.
+/// The environment variable with the role.
 pub const ROLE: &str = "ASYNCIPC_TEST_ROLE";
 
 /// Whether this runs under Wine, which does not enforce every rule of Windows.
@@ -290,7 +294,7 @@ pub fn handles() -> usize {
     }
 }
 
-/// What one test logs: for as long as the guard lives that [`Log::begin`] gives, and on its thread.
+/// What a test logs on its own thread while the guard of [`Log::begin`] lives.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,4 +1,4 @@
-//! Tests that cannot test here, in this package and in `capi`.
+//! Tests that are skipped on this machine, in this package and in `capi`.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -6,9 +6,9 @@ use std::io::{Write, stderr};
 use std::sync::Mutex;
 use std::{env, thread};
 
-/// Says why a test does not test here. This goes past the test harness, which hides what passing tests
-/// print, and into the list that `scripts/check-skips` compares. That list leaves out what follows a
-/// colon, which may be different each time.
+/// Says why a test is skipped here: on the standard error, where the test harness does not hide it, and
+/// in the list that `scripts/check-skips` compares. That list leaves out what follows a colon, which
+/// may differ from run to run.
 pub fn skipped(why: impl Display) {
     let _ = writeln!(stderr(), "skipped: {why}");
     if let Some(list) = env::var_os("ASYNCIPC_SKIPS") {
