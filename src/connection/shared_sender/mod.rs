@@ -1,26 +1,27 @@
 //! A sender for many tasks, which gathers what they send at about the same time.
 
 use std::collections::VecDeque;
+mod flusher;
+mod sink;
+
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use futures_sink::Sink;
 use futures_util::SinkExt;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
-use tokio::task::yield_now;
 use tokio_util::sync::ReusableBoxFuture;
 
+use self::flusher::{Flusher, flush_when_dirty};
 use super::closing::Linger;
-use super::core::{Core, Queued};
+use super::core::Core;
 use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
-use crate::turn::poll_spend;
 use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 
 /// A sender that any number of tasks can have a clone of, made by
@@ -61,7 +62,7 @@ use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 /// # Ok(()) }
 /// ```
 ///
-/// It is a [`Sink`] as well. Each clone is one of its own, with a place for one message:
+/// It is a [`Sink`](futures_sink::Sink) as well. Each clone is one of its own, with a place for one message:
 /// `poll_ready` waits until the batch has room, and from then on the clone can start to send a message,
 /// whatever other clones send meanwhile. So beyond the batch there may be one message for each clone.
 pub struct SharedSender {
@@ -525,65 +526,6 @@ impl State {
     }
 }
 
-/// Writes the batch whenever the senders pause or have filled it. Ends when there is no sender
-/// any more, or nothing more can be written. Without a sender, a peer that does not read has the
-/// linger time.
-async fn flush_when_dirty(flusher: Flusher) {
-    let queue = &flusher.0;
-    let mut linger = Linger::default();
-    loop {
-        queue.dirty.notified().await;
-        // While more comes, more goes out in one write.
-        let mut seen = 0;
-        while queue.with(|it| it.is_growing(&mut seen)) {
-            yield_now().await;
-        }
-        let flushed = poll_fn(|cx| {
-            let mut flushed = queue.with(|state| {
-                state.blocked = None;
-                if state.sender.has_closed() || state.sender.has_failed() {
-                    return Poll::Ready(Ok(()));
-                }
-                let flushed = state.poll_flush(cx);
-                if flushed.is_pending() {
-                    state.blocked = Some(cx.waker().clone());
-                }
-                flushed
-            });
-            if flushed.is_pending() && queue.over.load(Relaxed) {
-                queue.core.closing.poll_discard(&queue.core.io, cx);
-                if linger.poll(&queue.core, cx).is_ready() {
-                    flushed = Poll::Ready(Err(queue.abandon()));
-                }
-            }
-            queue.progress.notify_waiters();
-            flushed
-        })
-        .await;
-        if let Err(error) = flushed {
-            tracing::debug!(id = queue.core.id.get(), %error, "cannot send what was taken");
-        }
-        let over = queue.over.load(Relaxed);
-        if queue.with(|it| it.sender.has_failed() || (over && it.unsent() == 0)) {
-            return;
-        }
-    }
-}
-
-/// The flusher's hold on the queue.
-struct Flusher(Arc<Queue>);
-
-impl Drop for Flusher {
-    /// The flusher goes only when nothing is left to write, or with its runtime.
-    fn drop(&mut self) {
-        self.0.with(|state| {
-            state.blocked = None;
-            state.orphaned = true;
-        });
-        self.0.progress.notify_waiters();
-    }
-}
-
 impl Drop for Senders {
     fn drop(&mut self) {
         self.0.over.store(true, Relaxed);
@@ -605,69 +547,6 @@ impl Drop for State {
                 "a shared sender was dropped with messages in it"
             );
         }
-    }
-}
-
-impl SharedSender {
-    fn poll_waiting(&mut self, what: Wait, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.sink.waiting.as_ref().is_none_or(|(it, _)| *it != what) {
-            let queue = self.queue().clone();
-            let waiting = async move {
-                match what {
-                    Wait::Room => queue.room().await,
-                    Wait::Flush => queue.flushed().await,
-                    Wait::Close => queue.close().await,
-                }
-            };
-            self.sink.waiting = Some((what, ReusableBoxFuture::new(waiting)));
-        }
-        let Some((_, waiting)) = &mut self.sink.waiting else {
-            return Poll::Pending;
-        };
-        let result = ready!(waiting.poll(cx));
-        self.sink.waiting = None;
-        Poll::Ready(result)
-    }
-}
-
-impl Sink<Bytes> for SharedSender {
-    type Error = Error;
-
-    /// Waits for room, and keeps a place for this clone's next message.
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let this = self.get_mut();
-        if !this.sink.has_place {
-            // However many senders there are, other tasks of the runtime run now and then.
-            ready!(poll_spend(cx));
-            if !this.queue().has_room()? {
-                ready!(this.poll_waiting(Wait::Room, cx))?;
-            }
-            this.sink.has_place = true;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// As [`send`](SharedSender::send), in the place that `poll_ready` has kept. Without one it is
-    /// [`try_send`](SharedSender::try_send).
-    fn start_send(self: Pin<&mut Self>, mut message: Bytes) -> Result<(), Error> {
-        let this = self.get_mut();
-        // A flush that has begun does not wait for this one.
-        this.sink.waiting = None;
-        let has_place = std::mem::take(&mut this.sink.has_place);
-        match this.queue().try_push(&mut message, has_place)? {
-            true => Ok(()),
-            false => Err(this.queue().full()),
-        }
-    }
-
-    /// As [`flush`](SharedSender::flush).
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.get_mut().poll_waiting(Wait::Flush, cx)
-    }
-
-    /// As [`close`](SharedSender::close).
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.get_mut().poll_waiting(Wait::Close, cx)
     }
 }
 
@@ -693,22 +572,5 @@ impl fmt::Debug for SharedSender {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Queue")
-    }
-}
-
-impl Queued for Queue {
-    fn write_now(self: Arc<Self>) {
-        let is_left = self.with(|state| {
-            if state.unsent() == 0 || state.blocked.is_some() {
-                return false;
-            }
-            // The next sender is told of a failure.
-            let mut cx = Context::from_waker(Waker::noop());
-            state.poll_flush(&mut cx).is_pending()
-        });
-        if is_left {
-            self.start();
-            self.dirty.notify_one();
-        }
     }
 }
