@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -58,11 +59,25 @@ use crate::sys::{self, Address};
 /// assert!(refused.to_string().starts_with(r#"invalid pipe name "a/b""#));
 /// # Ok::<(), asyncipc::InvalidName>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct PipeName {
     path: Arc<Path>,
     /// Whether it was given as a logical name.
     logical: bool,
+}
+
+impl PartialEq for PipeName {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for PipeName {}
+
+impl Hash for PipeName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path.hash(state);
+    }
 }
 
 impl PipeName {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -314,6 +315,18 @@ async fn a_pipe_name_stands_wherever_a_text_does() {
     for it in [server.name(), client.name(), accepted.name()] {
         assert_eq!(*it, name);
     }
+}
+
+#[test]
+fn a_logical_name_and_its_full_path_are_equal() {
+    let logical = PipeName::new("equal").unwrap();
+    let full = PipeName::new(logical.as_path()).unwrap();
+    assert_eq!(logical, full);
+    assert_eq!(HashSet::from([logical, full]).len(), 1);
+    assert_ne!(
+        PipeName::new("equal").unwrap(),
+        PipeName::new("equal2").unwrap()
+    );
 }
 
 #[tokio::test]

@@ -47,6 +47,10 @@ enum Connection {
 }
 
 /// What [`Destination::next_event`] has found.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and nobody keeps one"
+)]
 enum Wake {
     Message(Accepted),
     /// There will be no more messages.
