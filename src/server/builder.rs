@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::accept::PipeServer;
+use super::pipe_server::PipeServer;
 use crate::connection::{ConnectionOptions, connection_setters};
 use crate::sys::{Limits, ListenOptions};
 use crate::{Access, Error, InvalidName, PipeListener, PipeName};

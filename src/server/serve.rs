@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::accept::PipeServer;
+use super::pipe_server::PipeServer;
 use super::shutdown::ShutdownHandle;
 use crate::error::chain;
 use crate::sync::until;
