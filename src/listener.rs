@@ -11,13 +11,10 @@ use crate::sync::Deadline;
 use crate::sys::{self, Limits, Lingering};
 use crate::{Error, PipeName, PipeStream};
 
-/// After an error in accepting, the pause before the next try: doubled from the first to the last.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
-
 /// Listens on a name and hands out each client as a [`PipeStream`] of bytes.
 ///
 /// The bottom of a [`PipeServer`](crate::PipeServer), for protocols that bring their own framing.
-/// Every knob is on the [`ServerBuilder`](crate::ServerBuilder), whose
+/// Every option is on the [`ServerBuilder`](crate::ServerBuilder), whose
 /// [`bind_bytes`](crate::ServerBuilder::bind_bytes) makes one of these.
 ///
 /// Once the listener is dropped, no client finds it; streams that it has handed out live on. On
@@ -52,9 +49,7 @@ pub struct PipeListener {
     connection: ConnectionOptions,
     /// The runtime in which the listener was bound. Each stream belongs to it, whoever accepts it.
     runtime: Handle,
-    /// After an error: when to try again.
-    pause: Option<Deadline>,
-    next_pause: Duration,
+    backoff: AcceptBackoff,
     lingering: TaskTracker,
 }
 
@@ -99,8 +94,7 @@ impl PipeListener {
             name,
             connection,
             runtime,
-            pause: None,
-            next_pause: PAUSES.0,
+            backoff: AcceptBackoff::default(),
             lingering: lingering.tasks,
         })
     }
@@ -142,17 +136,14 @@ impl PipeListener {
             }));
         };
         loop {
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.poll(cx));
-                self.pause = None;
-            }
+            ready!(self.backoff.poll(cx));
             let accepted = {
                 let _entered = self.runtime.enter();
                 ready!(inner.poll_accept(cx))
             };
             match accepted {
                 Ok(io) => {
-                    self.next_pause = PAUSES.0;
+                    self.backoff = AcceptBackoff::default();
                     return Poll::Ready(Ok(self.connection.stream(io, self.name.clone())));
                 }
                 Err(error) if !sys::is_transient(&error) => {
@@ -161,16 +152,14 @@ impl PipeListener {
                     return Poll::Ready(Err(error));
                 }
                 Err(error) => {
-                    let pause = self.next_pause;
+                    let pause = self.backoff.begin(&self.runtime);
                     tracing::warn!(pipe = %self.name, %error, ?pause, "cannot accept a client yet");
-                    self.pause = Some(Deadline::after(pause, &self.runtime));
-                    self.next_pause = (pause * 2).min(PAUSES.1);
                 }
             }
         }
     }
 
-    /// Lets nobody connect any more, and gives those who have and were not accepted yet.
+    /// Stops listening, and returns the clients that have connected and were not accepted yet.
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(self) -> Vec<PipeStream> {
         let PipeListener {
@@ -190,6 +179,45 @@ impl PipeListener {
     /// Tracks what dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering
+    }
+}
+
+/// The pauses after errors that can pass. Each is twice as long as the one before, up to a limit.
+#[derive(Debug)]
+struct AcceptBackoff {
+    /// The pause that is going on.
+    pause: Option<Deadline>,
+    next: Duration,
+}
+
+impl AcceptBackoff {
+    const FIRST: Duration = Duration::from_millis(5);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// Begins a pause, and returns its length.
+    fn begin(&mut self, runtime: &Handle) -> Duration {
+        let pause = self.next;
+        self.pause = Some(Deadline::after(pause, runtime));
+        self.next = (pause * 2).min(Self::LONGEST);
+        pause
+    }
+
+    /// Waits for the end of the pause, if there is one.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Default for AcceptBackoff {
+    fn default() -> Self {
+        AcceptBackoff {
+            pause: None,
+            next: Self::FIRST,
+        }
     }
 }
 
