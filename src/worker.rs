@@ -1,4 +1,4 @@
-//! A process and the worker processes that it starts, each with a private channel to it.
+//! Worker processes: children of this process, each with a private channel to it.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,21 +13,21 @@ use crate::sync::until;
 use crate::sys::{self, Inherited};
 use crate::{Error, PipeClient, PipeConnection, PipeName, PipeServer};
 
-/// Tells a worker where its end of the channel is.
+/// The environment variable that says where a worker's end of the channel is.
 const VARIABLE: &str = "ASYNCIPC_CHANNEL";
 
-/// What it begins with where it tells of no channel. A command has it between two workers, with what
-/// the next one needs to know of the last.
+/// The beginning of the variable's value when there is no channel. A command has such a value between two
+/// workers; the number behind it is what the next start needs to know of the last one.
 const NO_CHANNEL: &str = "none:";
 
 impl PipeServer {
-    /// Every knob of a worker: a child process with a channel of its own to this one, which it takes
-    /// with [`PipeClient::from_parent`]. Needs the feature `worker`.
+    /// A builder for a worker: a child process that has a private channel to this process. The child takes
+    /// its end with [`PipeClient::from_parent`].
     ///
     /// No other process can take the child's end. On Unix it is one of a pair of sockets without a
     /// name, which this child alone inherits. On Windows it is a pipe of one instance for the same
     /// user, with 128 random bits in its name; whoever connects is let in only with the child's
-    /// process id, and the child looks whether its parent serves the pipe.
+    /// process id, and the child checks that its parent serves the pipe.
     ///
     /// ```no_run
     /// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
@@ -53,8 +53,7 @@ impl PipeServer {
     }
 }
 
-/// How to start a worker: made by [`PipeServer::worker`]. Can start any number of them. Needs the
-/// feature `worker`.
+/// How to start a worker: made by [`PipeServer::worker`]. Can start any number of them.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it spawns"]
 pub struct WorkerBuilder {
@@ -78,19 +77,19 @@ impl WorkerBuilder {
     /// environment, `kill_on_drop`. Afterwards the command can be used again, any number of times:
     /// for another worker, or to start a process without a channel. On Unix the variable
     /// `ASYNCIPC_CHANNEL` stays in its environment, to say that there is none. A command that is moved
-    /// or whose environment is cleared between two workers grows by a few bytes each time. One that
-    /// has taken the place in memory and the environment of another, which still exists, is an error
-    /// at the first attempt.
+    /// or whose environment is cleared between two workers grows by a few bytes each time. If a command
+    /// has taken the place in memory and the environment of another one that still exists, the first
+    /// attempt is an error.
     ///
     /// On Unix this returns as soon as the program runs. On Windows it returns when the worker has
-    /// connected. There the worker must be the child itself, and not a process which that starts: a
-    /// launcher or a shell in between gets [`Error::WorkerEnded`] at its end. On Unix they may hand
-    /// on the descriptor.
+    /// connected. There the worker must be the child itself, and not a process that the child starts: with
+    /// a launcher or a shell in between, the result is [`Error::WorkerEnded`] when that one ends. On Unix
+    /// they may hand on the descriptor.
     ///
-    /// The connection ends when the worker does, however it does, or when it drops its own: `None`,
-    /// or on Unix [`Error::Closed`] when sending to it. [`peer`](PipeConnection::peer) tells the
-    /// child's process; on Unix its user is the one that this process runs as, even if the command
-    /// changes it. The name of the connection is that of the pipe, or on Unix what the system's
+    /// The connection ends when the worker ends in any way, or drops its end: with `None`, or on Unix
+    /// with [`Error::Closed`] when sending to it. [`peer`](PipeConnection::peer) returns the child's
+    /// process; on Unix the user in it is the one that this process runs as, even if the command changes
+    /// the child's user. The name of the connection is that of the pipe, or on Unix what the system's
     /// tools call the worker's socket, such as `socket:[4711]`.
     ///
     /// # Errors
@@ -100,7 +99,7 @@ impl WorkerBuilder {
     /// - [`Error::Io`] with the program's name, when it cannot be started; also outside of a Tokio
     ///   runtime
     /// - [`Error::WorkerEnded`]: on Windows, when the child ends without having connected. On Unix
-    ///   the connection ends, and [`Child::wait`] tells how the child did
+    ///   the connection ends, and [`Child::wait`] says how the child ended
     /// - [`Error::TimedOut`]: on Windows, when it has not connected in time
     ///
     /// # Panics
@@ -136,14 +135,14 @@ impl WorkerBuilder {
         command.env(VARIABLE, child_end.address());
         let spawned = command.spawn();
         let was_given = child_end.was_given();
-        // Neither this one nor the one that this process was started with is for the next child.
+        // The next child must get neither this address nor the one that this process was started with.
         match given {
             Some(number) if spawned.is_err() || was_given.is_ok() => {
                 command.env(VARIABLE, format!("{NO_CHANNEL}{number}"))
             }
             _ => command.env_remove(VARIABLE),
         };
-        // Only the child has it now, so its end is the channel's end.
+        // Now only the child has this end: when the child ends, so does the channel.
         drop(child_end);
         let mut child = Unclaimed(Some(spawned.map_err(failed)?));
         was_given.map_err(failed)?;
@@ -173,15 +172,14 @@ impl WorkerBuilder {
     }
 }
 
-/// What the last worker of a command has left in its environment.
+/// What starting the last worker has left in the command's environment.
 fn given_before(command: &Command) -> Option<u64> {
     let mut variables = command.as_std().get_envs();
     let (_, value) = variables.find(|(key, _)| *key == VARIABLE)?;
     value?.to_str()?.strip_prefix(NO_CHANNEL)?.parse().ok()
 }
 
-/// A child that is killed unless somebody claims it. The runtime sees to it that it leaves nothing
-/// behind.
+/// A child that is killed unless it is claimed. The runtime then reaps it.
 struct Unclaimed(Option<Child>);
 
 impl Unclaimed {
@@ -197,18 +195,18 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
-            // One that has ended already cannot be killed.
+            // Fails if the child has ended already.
             let _ = child.start_kill();
         }
     }
 }
 
 impl PipeClient {
-    /// The channel to the process that has started this one with [`PipeServer::worker`], which can
-    /// be taken once. Needs the feature `worker`.
+    /// A builder for the channel to the parent: the process that has started this one with
+    /// [`PipeServer::worker`]. The channel can be taken once.
     ///
-    /// Call it before anything else is started: on Unix, a process that is started earlier inherits
-    /// the descriptor, and while it lives the parent does not see this one's end.
+    /// Take it before this process starts any other process: on Unix, a process that is started earlier
+    /// inherits the descriptor, and while it lives the parent does not see that this process has ended.
     ///
     /// ```no_run
     /// # async fn doc() -> Result<(), asyncipc::Error> {
@@ -230,8 +228,7 @@ impl PipeClient {
     }
 }
 
-/// How to take a worker's end of its channel: made by [`PipeClient::from_parent`]. Needs the feature
-/// `worker`.
+/// How to take a worker's end of its channel: made by [`PipeClient::from_parent`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct FromParent {
@@ -249,8 +246,8 @@ impl FromParent {
         self
     }
 
-    /// Takes the channel: an ordinary connection. It ends, with `None`, when the parent drops its own or
-    /// ends, however it does.
+    /// Takes the channel: an ordinary connection. It ends, with `None`, when the parent drops its end or
+    /// ends in any way.
     ///
     /// # Errors
     ///
@@ -267,7 +264,7 @@ impl FromParent {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled before it is done, it can be tried again.
+    /// If it is cancelled before it completes, it can be tried again.
     pub fn connect(&self) -> impl Future<Output = Result<PipeConnection, Error>> + Send + use<> {
         let builder = self.clone();
         async move { builder.take().await }
@@ -307,7 +304,7 @@ impl FromParent {
 /// Whether this process has taken its channel, or is about to.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// One attempt to take it, which leaves it for another one unless it is `done`.
+/// One attempt to take the channel. If it is dropped before `done`, another attempt can be made.
 struct Taking(());
 
 impl Taking {

@@ -23,14 +23,13 @@ use crate::{
     ShutdownHandle,
 };
 
-/// How to be an [`Endpoint`]. Can bind any number of times, one after the other. Needs the feature
-/// `endpoint`.
+/// How to make an [`Endpoint`]. Can bind any number of times, one after the other.
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it binds"]
 pub struct EndpointBuilder {
     /// As it was given.
     name: String,
-    /// How it listens, but for what the options say.
+    /// How it listens. `options` has its linger time and its limit.
     server: ServerBuilder,
     options: Options,
     handlers: Handlers,
@@ -56,13 +55,14 @@ impl EndpointBuilder {
     /// fails, a request is refused with the texts of the error and of its sources; another message is an
     /// [`Event::Error`](super::Event::Error).
     ///
-    /// It runs in the task of its connection: what takes the processor for long belongs in
+    /// The handler runs in the task of its connection: move long computations to
     /// [`spawn_blocking`](tokio::task::spawn_blocking). It is cancelled when the endpoint is
-    /// dropped, or at the drain timeout. The handler of a request is also cancelled when the drain timeout
-    /// has passed since the end of the connection, because nobody gets its reply: that is
-    /// [`EndpointError::Abandoned`](super::EndpointError::Abandoned). The handler of a message goes on to its end.
+    /// dropped, or at the drain timeout after a shutdown. When a connection has ended, the handlers of its
+    /// requests have the drain timeout to finish, and are then cancelled, because nobody gets their replies:
+    /// that is [`EndpointError::Abandoned`](super::EndpointError::Abandoned). The handler of a message goes
+    /// on to its end.
     ///
-    /// It is called many times, so it clones what it uses for each call. A handler that sends needs
+    /// The handler is called many times, so it clones what it uses for each call. A handler that sends needs
     /// the endpoint's handle: see [`bind_with`](Self::bind_with).
     ///
     /// ```
@@ -110,7 +110,7 @@ impl EndpointBuilder {
     }
 
     /// How many programs may be connected to this one at a time, as
-    /// [`ServerBuilder::max_connections`]. Default: as many as the system lets.
+    /// [`ServerBuilder::max_connections`]. Default: as many as the system allows.
     pub fn max_connections(mut self, programs: usize) -> Self {
         self.server = self.server.max_connections(programs);
         self
@@ -122,19 +122,20 @@ impl EndpointBuilder {
         self
     }
 
-    /// How long a connection that ends, of either direction, waits for the other program to take the
-    /// rest, as [`ServerBuilder::linger`]. Default: the [`drain_timeout`](Self::drain_timeout).
+    /// How long a connection that ends waits for the other program to take the rest, as
+    /// [`ServerBuilder::linger`]: connections that this program has made, and those that others have made
+    /// to it. Default: the [`drain_timeout`](Self::drain_timeout).
     pub fn linger(mut self, linger: Duration) -> Self {
         self.options.linger = Some(linger);
         self
     }
 
-    /// Sets further options of the server through which the others connect: those that only one platform
-    /// has, and those that an endpoint has no name of its own for.
+    /// Sets further options of the server that other programs connect to: those that only one platform
+    /// has, and those that this builder has no method for.
     ///
-    /// `configure` gets the builder and gives it back. The endpoint's own `max_message_size` and `linger`
-    /// come on top of it. Other endpoints cannot connect to a server in
-    /// message mode.
+    /// `configure` gets the server's builder and returns it. The endpoint's own `max_message_size` and
+    /// `linger` replace those that `configure` sets. Other endpoints cannot connect to a server in message
+    /// mode.
     ///
     /// ```
     /// # #[cfg(unix)] {
@@ -159,8 +160,8 @@ impl EndpointBuilder {
         self
     }
 
-    /// The longest envelope that is sent or received, as JSON, in bytes. Default 1 MiB. A longer one that
-    /// comes is left out, and both sides are told.
+    /// The longest envelope that is sent or received, as JSON, in bytes. Default 1 MiB. When a longer one
+    /// arrives, it is left out, and both sides are told.
     ///
     /// As a [`Value`](serde_json::Value) it takes more memory than as JSON. How much more is up to the
     /// sender: as much for one text, 2 times for texts of 40 characters, 16 times for
@@ -219,8 +220,8 @@ impl EndpointBuilder {
     }
 
     /// How many bytes of messages from one connection may be handled, or wait for that, at a time;
-    /// with more, nothing is read from it. This bounds long messages, as `handlers` bounds their
-    /// number. Counted as JSON: [`max_message_size`](Self::max_message_size) says how much memory that
+    /// with more, nothing is read from it. This bounds the size of the messages, as `handlers` bounds their
+    /// number. Bytes are counted as JSON: [`max_message_size`](Self::max_message_size) says how much memory that
     /// takes. Default 4 MiB. Below the bound, the next message is read whole, however long it is: so
     /// there may be one `max_message_size` more.
     ///
@@ -243,14 +244,14 @@ impl EndpointBuilder {
     ///
     /// - everything may go on after [`EndpointHandle::shutdown`]
     /// - another program that was asked to end its connection, or asks to end it, is waited for
-    /// - a request may be handled after its caller has ended the connection, or its direction of it
+    /// - a request may be handled after its caller has ended the connection, or stopped sending on it
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.options.drain_timeout = timeout;
         self
     }
 
-    /// Listens on the name. Others can send to it as soon as this returns. Its events have to
-    /// be read: see [`Endpoint`], and [`run`](Endpoint::run).
+    /// Listens on the name. Others can send to it as soon as this returns. Read the events of the endpoint:
+    /// see [`Endpoint`], and [`run`](Endpoint::run).
     ///
     /// The builder can bind again when the endpoint has ended. It keeps its handlers, and what they hold,
     /// until it is dropped.
@@ -266,8 +267,8 @@ impl EndpointBuilder {
         self.bind_with(|_| {})
     }
 
-    /// As [`bind`](Self::bind), and calls `prepare` with the handle before the first message is read. So
-    /// handlers that send can be set without missing a message.
+    /// As [`bind`](Self::bind), but calls `prepare` with the handle before the first message is read. In
+    /// there, set the handlers that send: so they miss no message.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::BoxError> {

@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::error::EndpointError;
 
-/// What the parser takes, less one for the envelope itself.
+/// The deepest data that the parser accepts: its own limit, less one level for the envelope.
 const DEEPEST: usize = 126;
 
-/// A message between named programs. Needs the feature `endpoint`.
+/// A message between named programs.
 ///
 /// On the wire it is a JSON object `{"action": …, "from": …, "data": …}` in an ordinary frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,17 +19,17 @@ const DEEPEST: usize = 126;
 pub struct Envelope {
     /// What it is about.
     pub action: String,
-    /// The sender's name, as the sender says: nobody has verified it. Who may connect at all, the
-    /// system decides by user.
+    /// The sender's name, as the sender says: nobody has verified it. The system decides by user who may
+    /// connect at all.
     pub from: String,
-    /// What belongs to it; [`Value::Null`] if nothing does.
+    /// The message's data; [`Value::Null`] if there is none.
     pub data: Value,
     /// The request's number, if it is one.
     pub(super) id: Option<u64>,
 }
 
 impl Envelope {
-    /// The data as a type of the application's.
+    /// The data, converted to a type of the application's.
     ///
     /// # Errors
     ///
@@ -79,9 +79,11 @@ impl Envelope {
     }
 }
 
+/// Checks that the other side can read the data.
+///
 /// # Errors
 ///
-/// Why the other side could not read it.
+/// Why it cannot.
 pub(super) fn readable(data: &Value) -> Result<(), String> {
     match depth(data) {
         0..=DEEPEST => Ok(()),
@@ -89,7 +91,7 @@ pub(super) fn readable(data: &Value) -> Result<(), String> {
     }
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 pub(super) fn reply(from: &str, action: &str, id: u64, outcome: Result<&Value, &str>) -> Bytes {
     encode(&SentFields {
         action: Some(action),
@@ -218,7 +220,7 @@ impl<'a> SentFields<'a> {
 }
 
 fn encode(fields: &SentFields<'_>) -> Bytes {
-    // Texts, numbers and a `Value`: JSON has a place for all of them.
+    // Texts, numbers and a `Value`: JSON can represent all of them, so this cannot fail.
     serde_json::to_vec(fields).unwrap_or_default().into()
 }
 

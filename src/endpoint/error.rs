@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use crate::{BoxError, Error, InvalidName};
 
-/// What can go wrong between named programs. Needs the feature `endpoint`.
+/// What can go wrong between named programs.
 ///
 /// Converting into [`std::io::Error`] keeps the [kind](EndpointError::kind).
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum EndpointError {
     Data {
         /// The message's action.
         action: String,
-        /// What JSON has no place for.
+        /// What JSON cannot represent.
         reason: String,
     },
     /// A message was accepted, and given up: the system had not taken all of it in time.
@@ -62,8 +62,8 @@ pub enum EndpointError {
         /// What was in the way.
         reason: String,
     },
-    /// Flushing has found that messages were given up which were accepted before the call. Each
-    /// of them has an event of its own, or is the error of its request.
+    /// Messages that were accepted before the call of `flush` were given up. Each of them has an event of
+    /// its own, or is the error of its request.
     #[error("{messages} messages to {to} were not sent")]
     #[non_exhaustive]
     NotSent {
@@ -109,9 +109,9 @@ pub enum EndpointError {
         reason: String,
     },
     /// The connection has ended, and the other program may not have read everything that the
-    /// system had for it: that is lost. Either it has left; Linux knows what was unread, Windows may
-    /// report it without knowing, and other systems do not report it. Or it did not read until a message
-    /// was given up.
+    /// system had for it: what it has not read is lost. Either the program has left: then Linux knows what
+    /// was unread, Windows may report it without knowing, and other systems do not report it. Or the program
+    /// did not read until a message was given up.
     #[error("{to} may not have read everything that was sent to it")]
     #[non_exhaustive]
     Unread {
@@ -128,8 +128,7 @@ pub enum EndpointError {
         /// What it said.
         reason: String,
     },
-    /// A message came that is above the limit. It was left out, its sender is told, and its
-    /// connection goes on.
+    /// A message above the limit arrived. It was left out, its sender is told, and its connection goes on.
     #[error("a message of {size} bytes is above the limit of {max} bytes{}", sender(*process_id))]
     #[non_exhaustive]
     TooLarge {
@@ -140,7 +139,7 @@ pub enum EndpointError {
         /// The limit.
         max: usize,
     },
-    /// A message came that is not an envelope. It was left out, and its connection goes on.
+    /// A message arrived that is not an envelope. It was left out, and its connection goes on.
     #[error("a message that is not an envelope came: {reason}")]
     #[non_exhaustive]
     BadEnvelope {

@@ -16,15 +16,15 @@ const CAPACITY: usize = 64;
 /// How long an event waits for room before a warning is logged.
 const SLOW_READER: Duration = Duration::from_secs(1);
 
-/// What happens at an [`Endpoint`](super::Endpoint). Needs the feature `endpoint`.
+/// What happens at an [`Endpoint`](super::Endpoint).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// It listens on its name. Comes first.
+    /// The endpoint listens on its name. Comes first.
     Ready,
-    /// A message that no handler takes.
+    /// A message that has no handler.
     Message(Envelope),
-    /// A message that [`send`](super::EndpointHandle::send) accepted, and that was given up.
+    /// A message that [`send`](super::EndpointHandle::send) accepted, and that was then given up.
     ///
     /// The system has not taken all of it, or has not said so in time. In the second case, which is
     /// rare, the other program may have received it all the same.
@@ -39,12 +39,12 @@ pub enum Event {
     },
     /// Something went wrong, and the endpoint goes on.
     Error(EndpointError),
-    /// It was shut down, and everything has ended. Comes last.
+    /// The endpoint was shut down, and everything has ended. Comes last.
     Closed,
 }
 
 impl Event {
-    /// What kind of event it is, and about whom: for the log.
+    /// What the log says of the event: its kind, and which program it is about.
     fn summary(&self) -> String {
         let message = |envelope: &Envelope| {
             let bytes = envelope.encode().len();
@@ -72,7 +72,7 @@ pub(super) struct EventSender {
     /// Whose events these are, for the log.
     endpoint: String,
     events: mpsc::Sender<Event>,
-    /// Whether the log says that nobody reads them.
+    /// Whether the warning that nobody reads them was logged.
     is_logged: AtomicBool,
 }
 
@@ -105,7 +105,7 @@ impl EventSender {
         }
     }
 
-    /// The application has read all of them: when it stops again, that is logged again.
+    /// The application has read all of them. If it stops reading again, that is logged again.
     pub(super) fn all_read(&self) {
         self.is_logged.store(false, Relaxed);
     }

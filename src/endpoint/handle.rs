@@ -17,8 +17,8 @@ use super::shared::Shared;
 use crate::sync::until;
 use crate::{BoxError, PipeName, ShutdownHandle};
 
-/// Sends to other programs by name, and sets the handlers of what comes from them. Needs the feature
-/// `endpoint`. Any number of tasks can have one, handlers too.
+/// Sends to other programs by name, and sets the handlers for what they send. Any number of tasks can have
+/// one, and so can handlers.
 ///
 /// It does not keep the [`Endpoint`](crate::Endpoint) alive.
 #[derive(Clone, Debug)]
@@ -33,8 +33,7 @@ impl EndpointHandle {
         &self.0
     }
 
-    /// The endpoint's own name, as it was given: what the others find in
-    /// [`from`](Envelope::from).
+    /// The endpoint's own name, as it was given. Other programs see it in [`from`](Envelope::from).
     pub fn name(&self) -> &str {
         &self.0.name
     }
@@ -44,20 +43,19 @@ impl EndpointHandle {
         &self.0.pipe
     }
 
-    /// Accepts a message for the program of this name, from where it goes out by itself: at once,
-    /// or when the other side is there. What could not be delivered within `give_up_after` comes
-    /// back as [`Event::Undelivered`](crate::endpoint::Event::Undelivered).
+    /// Puts a message into the queue for the program of this name. From there it goes out by itself: at
+    /// once, or when the other program is there. A message that could not be delivered within
+    /// `give_up_after` comes back as [`Event::Undelivered`](crate::endpoint::Event::Undelivered).
     ///
-    /// Waits for room in the queue of this destination, for up to `give_up_after`. Those who wait get
-    /// room in turn. A task that waits here does not read events meanwhile: if it has to, use
-    /// [`try_send`](Self::try_send).
+    /// Waits for room in that queue, for up to `give_up_after`. Those who wait get room in turn. While a task
+    /// waits here, it reads no events: if it must read them, use [`try_send`](Self::try_send).
     ///
     /// A handler's own future has more room, up to
-    /// [`handler_queue`](crate::endpoint::EndpointBuilder::handler_queue). If twice the `queue` waits
-    /// already, it waits 5 ms at most for the queue to get shorter. If there is no room then, it gets an
-    /// error. A task that a handler spawns waits like any other.
+    /// [`handler_queue`](crate::endpoint::EndpointBuilder::handler_queue). If twice as many messages as the
+    /// `queue` holds wait already, it waits 5 ms at most for the queue to get shorter. If there is no room
+    /// then, it gets an error. A task that a handler spawns waits like any other.
     ///
-    /// `Ok` means that the endpoint has the message: what is still in its queue when the process ends is
+    /// `Ok` means that the endpoint has the message: what is still in the queue when the process ends is
     /// lost. [`flush`](Self::flush) waits until the system has it.
     ///
     /// The messages of one task to one name are delivered in the order of its calls. NaN and the
@@ -66,7 +64,7 @@ impl EndpointHandle {
     /// # Errors
     ///
     /// - [`EndpointError::QueueFull`]: there was no room in all that time; in a handler, there is none
-    /// - [`EndpointError::Data`]: JSON has no place for the data
+    /// - [`EndpointError::Data`]: JSON cannot represent the data
     /// - [`EndpointError::Pipe`]: the name breaks a rule, the message is above the limit, or the
     ///   endpoint is shut down
     ///
@@ -85,8 +83,8 @@ impl EndpointHandle {
         self.0.enqueue(to, item).await.map(drop)
     }
 
-    /// As [`send`](Self::send), and never waits. While others wait for room, there is none here.
-    /// A handler has the same room for both.
+    /// As [`send`](Self::send), but never waits. While others wait for room, this finds none.
+    /// A handler has as much room here as in `send`.
     ///
     /// # Errors
     ///
@@ -102,13 +100,13 @@ impl EndpointHandle {
     }
 
     /// Waits until each message that was accepted for this program before this call was taken by the
-    /// system or given up. That takes `give_up_after` at most, as long as somebody reads the events.
-    /// The other program need not have read them.
+    /// system or given up. That takes `give_up_after` at most, as long as the application reads the events.
+    /// The other program need not have read the messages.
     ///
-    /// After that, the process can end without losing those that the system has taken. Not so on
-    /// Windows: the last write goes on in the background, and ends with the process. There, call
+    /// After that, the process can end without losing those that the system has taken. On Windows it
+    /// cannot: the last write goes on in the background, and ends with the process. There, call
     /// [`shutdown`](Self::shutdown) and wait for
-    /// [`Event::Closed`](crate::endpoint::Event::Closed): then they were read.
+    /// [`Event::Closed`](crate::endpoint::Event::Closed): then the messages were read.
     ///
     /// A handler can wait here as it can for a reply.
     ///
@@ -127,8 +125,8 @@ impl EndpointHandle {
         self.0.flush(Some(&pipe)).await
     }
 
-    /// As [`flush`](Self::flush), for all programs: the error is that of one of them, and comes when
-    /// there is nothing left to wait for.
+    /// As [`flush`](Self::flush), for all programs. Waits for all of them, and then returns the error of
+    /// one of them, if there is one.
     ///
     /// # Errors
     ///
@@ -142,11 +140,11 @@ impl EndpointHandle {
         self.0.flush(None).await
     }
 
-    /// Sends a message and waits for what its handler there returns, for up to the endpoint's
+    /// Sends a message and waits for what the other program's handler returns, for up to the endpoint's
     /// `request_timeout`. The reply is a [`Value`] of the crate `serde_json`; its `from_value` turns it
     /// into a type of the application's.
     ///
-    /// It has its place in the queue among the messages to the same program. Once sent, it is not
+    /// The request waits in the same queue as messages to the same program. Once sent, it is not
     /// sent again: when the connection ends before the reply, that is an error.
     ///
     /// A handler may ask, too: see [`Endpoint`](crate::Endpoint#handlers-that-send-and-ask).
@@ -158,14 +156,14 @@ impl EndpointHandle {
     /// - [`EndpointError::TooManyWait`]: at once, in a handler
     /// - [`EndpointError::Refused`]: the other side's handler failed, it has none for this, or the
     ///   message is above the limit there
-    /// - [`EndpointError::NoReply`]: not within the time
+    /// - [`EndpointError::NoReply`]: there was no reply in time
     /// - [`EndpointError::Undelivered`]: `give_up_after` was over first, or the endpoint has ended
     /// - [`EndpointError::Unanswered`]: the other side left, this one ended, or the reply may have
     ///   been above the limit here; the request may have been handled
     ///
     /// # Cancel safety
     ///
-    /// If it is cancelled, the request may have been sent or not. Its reply is thrown away.
+    /// If it is cancelled, the request may or may not have been sent. Its reply is thrown away.
     pub async fn request(
         &self,
         to: &str,
@@ -229,11 +227,12 @@ impl EndpointHandle {
         })
     }
 
-    /// Calls `handler` for every message with this action, in place of the one that was there for
-    /// it before. As [`EndpointBuilder::on`](crate::endpoint::EndpointBuilder::on).
+    /// Calls `handler` for every message with this action, as
+    /// [`EndpointBuilder::on`](crate::endpoint::EndpointBuilder::on). It replaces the handler that was set
+    /// for this action before.
     ///
-    /// Messages that come between `bind` and this call miss it: they are in the stream, and requests
-    /// are refused. [`bind_with`](crate::endpoint::EndpointBuilder::bind_with) misses nothing.
+    /// Messages that arrive between `bind` and this call miss the handler: they are events, and requests
+    /// are refused. With [`bind_with`](crate::endpoint::EndpointBuilder::bind_with), none is missed.
     pub fn on<H, F, R>(&self, action: impl Into<String>, handler: H)
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
@@ -246,11 +245,11 @@ impl EndpointHandle {
         drop(replaced);
     }
 
-    /// Calls `handler` for every message from the program of this name, in place of the one that
-    /// was there for it before. As [`EndpointBuilder::on_from`](crate::endpoint::EndpointBuilder::on_from): it
-    /// answers the requests that there is no handler of the action for.
+    /// Calls `handler` for every message from the program of this name, as
+    /// [`EndpointBuilder::on_from`](crate::endpoint::EndpointBuilder::on_from). It replaces the handler that
+    /// was set for this name before. It answers those requests whose action has no handler.
     ///
-    /// Messages that come between `bind` and this call miss it, as with [`on`](Self::on).
+    /// Messages that arrive between `bind` and this call miss the handler, as with [`on`](Self::on).
     pub fn on_from<H, F, R>(&self, name: impl Into<String>, handler: H)
     where
         H: Fn(Envelope) -> F + Send + Sync + 'static,
@@ -267,15 +266,15 @@ impl EndpointHandle {
     ///
     /// Nobody can connect any more, and nothing new can be sent. The connected programs are asked to send
     /// no more. What they have sent is handled, and what was accepted for sending goes out, for
-    /// up to `drain_timeout`. Events tell what is left then. A program of another kind may not end its
-    /// connection when it is asked to: the endpoint waits for it until then.
+    /// up to `drain_timeout`. Events say what is left after that. A program that is not an endpoint of this
+    /// crate may not end its connection when it is asked to: the endpoint waits for it until the timeout.
     pub fn shutdown(&self) {
         self.0.shutdown.shutdown();
     }
 
-    /// Shuts the endpoint down, as [`shutdown`](Self::shutdown), tells whether it has been shut down, and
-    /// waits for that. For code that should do no more with the endpoint, and for handlers that should end
-    /// soon.
+    /// A handle that shuts the endpoint down, as [`shutdown`](Self::shutdown), says whether it has been shut
+    /// down, and waits for that. It is for code that needs nothing else of the endpoint, and for handlers
+    /// that should end soon after a shutdown.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.0.shutdown.clone()
     }

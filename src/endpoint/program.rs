@@ -17,8 +17,8 @@ use crate::error::chain;
 use crate::server::SharedServer;
 use crate::{Error, InvalidName, PipeName, ShutdownHandle};
 
-/// A program with a name: it listens on it, sends messages to others by theirs, and handles what
-/// comes by action and by sender. Needs the feature `endpoint`.
+/// A program with a name. It listens on its name, sends messages to other programs by their names, and
+/// handles what arrives by action and by sender.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::BoxError> {
@@ -48,14 +48,14 @@ use crate::{Error, InvalidName, PipeName, ShutdownHandle};
 /// # Ok(()) }
 /// ```
 ///
-/// Its events have to be read all the time; [`run`](Self::run) does that if nobody else does. While 64 of
-/// them are unread, what comes waits, and requests are not answered.
+/// Read its events all the time, or let [`run`](Self::run) do it. While 64 of them are unread, new messages
+/// wait, and requests are not answered.
 ///
 /// # Sending
 ///
-/// Each program that is sent to has a queue. The endpoint connects to it when the first message is sent,
-/// keeps the connection, and connects again when it is lost, after random pauses that grow. So
-/// neither side has to be there first, and each can be started again. A message that cannot be delivered
+/// The endpoint has a queue for each program that it sends to. It connects to the program when the first
+/// message is sent, keeps the connection, and connects again when the connection is lost, after random
+/// pauses that grow. So neither side has to be there first, and each can be restarted. A message that cannot be delivered
 /// within `give_up_after`, because nobody listens or nobody reads, comes back: as
 /// [`Event::Undelivered`], or as the error of the request.
 ///
@@ -71,66 +71,67 @@ use crate::{Error, InvalidName, PipeName, ShutdownHandle};
 /// the messages before it were handled, unless one of them takes its time. So two programs can ask each
 /// other from within their handlers. Handlers of different connections run side by side.
 ///
-/// When `handlers` messages and requests of one connection are being handled or wait for that, or
-/// `bytes_in_hand` bytes of them, no more is read from it until one is done, and its sender is held
+/// When `handlers` messages and requests of one connection, or `bytes_in_hand` bytes of them, are being
+/// handled or wait for that, nothing more is read from it until one is done, and its sender is held
 /// back. Until then, the endpoint does not notice the end of the connection either. The same happens when
 /// the application does not read the events.
 ///
-/// A handler that fails or panics ends this one message.
+/// When a handler fails or panics, that ends only the handling of this message.
 ///
 /// # Handlers that send and ask
 ///
 /// Programs whose handlers [`send`](EndpointHandle::send) to each other do not stop each other,
 /// in any circle: no handler waits long for room, so each program goes on reading. What a handler's own
-/// future sends may go beyond `queue`, up to `handler_queue`; more is [`EndpointError::QueueFull`](super::EndpointError::QueueFull) at
-/// once. When twice the `queue` waits, a `send` first waits 5 ms at most for some of that to go out.
-/// Nothing is lost as long as the answers to what is on its way have room. Handlers that send more than
-/// they get, in a circle, reach the bound sooner or later.
+/// future sends may go beyond `queue`, up to `handler_queue`; beyond that, `send` fails at once with
+/// [`EndpointError::QueueFull`](super::EndpointError::QueueFull). When twice the `queue` waits, a `send` first waits 5 ms at most for some of that to go out.
+/// Nothing is lost as long as there is room for the answers to what is on its way. Handlers that send, in
+/// a circle, more messages than they get reach the bound sooner or later.
 ///
 /// Programs whose handlers ask each other by [`request`](EndpointHandle::request) do not stop each
 /// other either. While a handler waits for a reply, it does not count among the `handlers`, nor its
 /// message among the `bytes_in_hand`. Up to `waiting_handlers` of them can wait, with up to 16 times the
-/// bytes; a request of one more is [`EndpointError::TooManyWait`](super::EndpointError::TooManyWait) at once. Replies come on the connection
-/// on which this program asks. The others send their own messages and requests on another one, so
+/// bytes; a request of one more fails at once with
+/// [`EndpointError::TooManyWait`](super::EndpointError::TooManyWait). Replies come on the connection on
+/// which this program asks. The others send their own messages and requests on another one, so
 /// replies never wait for handlers.
 ///
 /// That has two limits:
 ///
 /// - While the handler of a message waits for a reply, up to `waiting_handlers` more messages are read
-///   behind it. If the other program's question, which has to be answered first, comes behind more than
-///   that, the handler's request ends at its timeout.
+///   behind it. The other program may ask a question of its own before it replies. If that question comes
+///   behind more messages than that, the handler's request ends at its timeout.
 /// - A handler that waits in another way, for a lock, for a message or for a task that sends, counts as
 ///   at work. Programs whose handlers wait for each other like that need more `handlers` than there are
 ///   messages under way between them.
 ///
 /// # When a program crashes
 ///
-/// The order stays in all of these cases but the first. A message is in the sender's hands until the
-/// system has taken all of it.
+/// In all of these cases but the first, the order of messages is kept. A message stays with the sender
+/// until the system has taken all of it.
 ///
 /// - The receiver hangs: if the system has a part of the message that is given up, the connection is
 ///   given up too, and the sender gets [`EndpointError::Unread`](super::EndpointError::Unread). What is sent later goes over a
 ///   new connection, and the receiver may handle it beside what it still has of the old one.
-/// - The receiver crashes: what the system had taken and it had not read is lost, and so is what
-///   it was handling. On Linux, [`EndpointError::Unread`](super::EndpointError::Unread) tells the sender that something was not read;
-///   other systems do not know or do not say. The message that was on its way is sent again. It comes
-///   twice if the system had taken all of it without having said so, and the receiver had handled it.
+/// - The receiver crashes: what it had not read is lost, although the system had taken it, and so is what
+///   it was handling. On Linux, [`EndpointError::Unread`](super::EndpointError::Unread) tells the sender
+///   that something was not read; other systems do not know or do not say. The message that was on its way
+///   is sent again. It arrives twice if the system had taken all of it but had not confirmed that, and the
+///   receiver had handled it.
 /// - The sender crashes: what waits in its queues is lost. The receiver gets no part of a message.
-/// - One of them shuts down and is started again: nothing is lost, nothing comes twice, and the order
-///   stays, as long as both are endpoints and the drain timeout suffices. One that shuts down asks the
-///   others to send no more, and handles what is on its way. When all of that is handled, or at the drain
-///   timeout, it ends their connections, and they send to the program that has its name after it. Only on
-///   macOS, a program that connects in the very moment in which the other stops listening may lose what
-///   it sends then, as in a crash.
+/// - One of them shuts down and is restarted: nothing is lost, nothing arrives twice, and the order is
+///   kept, as long as both are endpoints and the drain timeout is long enough. An endpoint that shuts down
+///   asks the others to send no more, and handles what is on its way. When all of that is handled, or at the
+///   drain timeout, it ends their connections. They then send to the program that takes its name next. Only
+///   on macOS, a program that connects at the very moment when the other stops listening may lose what it
+///   sends then, as in a crash.
 ///
-/// A sender that has to know that a message was handled makes it a
-/// [`request`](EndpointHandle::request).
+/// To know that a message was handled, send it as a [`request`](EndpointHandle::request).
 ///
 /// # The wire
 ///
 /// Envelopes are JSON objects in ordinary frames: the length as 4 bytes, most significant first,
-/// then the JSON. Any program can take part; fields that are not known are ignored. JSON has no
-/// place for NaN and the infinities: they arrive as null.
+/// then the JSON. Any program can take part; unknown fields are ignored. JSON cannot represent NaN and the
+/// infinities: they arrive as null.
 ///
 /// | | |
 /// |---|---|
@@ -142,7 +143,7 @@ use crate::{Error, InvalidName, PipeName, ShutdownHandle};
 /// | shutting down | `{"from": "app.worker", "closing": true}`: send no more on this connection, and end it once all replies are there |
 ///
 /// Any other message is an [`Event::Error`], and the connection goes on.
-/// If it has an `id`, it is refused. A message above the limit is left out, and both sides are told: the
+/// If it has an `id`, it is refused as a request. A message above the limit is left out, and both sides are told: the
 /// sender by [`EndpointError::Rejected`](super::EndpointError::Rejected), or by the error of its request. If the message may
 /// have been a reply, nobody knows to which request, so all requests that wait on this connection
 /// fail. A frame that ends early ends the connection.
