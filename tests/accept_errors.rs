@@ -204,7 +204,7 @@ fn a_hub_of_a_server_whose_runtime_has_ended_ends() {
         let mut hub = server.into_hub();
         let clients = hub.handle();
         while hub.next().await.is_some() {}
-        is_shut_down(clients.send(1, "too late".into()).await);
+        is_shut_down(clients.send(1.into(), "too late".into()).await);
         is_missing(&name).await;
     });
 }
@@ -239,7 +239,7 @@ fn a_clients_hub_whose_runtime_has_ended_ends() {
     let server = hub.handle();
     elsewhere(async {
         while hub.next().await.is_some() {}
-        is_shut_down(server.send(1, "too late".into()).await);
+        is_shut_down(server.send(1.into(), "too late".into()).await);
     });
 }
 

@@ -29,7 +29,7 @@ async fn next(hub: &mut PipeHub) -> Event {
     within(hub.next()).await.expect("the hub has ended")
 }
 
-async fn join(hub: &mut PipeHub, name: &str) -> (PipeConnection, u64) {
+async fn join(hub: &mut PipeHub, name: &str) -> (PipeConnection, ConnectionId) {
     let client = within(PipeClient::connect(name)).await.unwrap();
     match next(hub).await {
         Event::Connected { id, .. } => (client, id),
@@ -63,7 +63,7 @@ async fn flushing_a_hub_waits_until_the_system_has_what_was_accepted_before() {
     let (idle, two) = join(&mut hub, &name).await;
     // Nothing was sent, and nobody knows a client like that.
     within(handle.flush_all()).await.unwrap();
-    let error = within(handle.flush(u64::MAX)).await.unwrap_err();
+    let error = within(handle.flush(u64::MAX.into())).await.unwrap_err();
     assert!(matches!(error, Error::UnknownClient { .. }), "{error}");
 
     let sent = fill(&handle, one).await;
