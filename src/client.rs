@@ -34,8 +34,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_m
 pub struct PipeClient;
 
 impl PipeClient {
-    /// Connects with every default: a busy server is waited for up to 5 s, a missing one is an
-    /// error at once.
+    /// Connects with every default: waits up to 5 s for a busy server; a missing server is an error at once.
     ///
     /// # Errors
     ///
@@ -48,7 +47,7 @@ impl PipeClient {
         Self::builder(name).connect().await
     }
 
-    /// Every knob, each with its default. A bad name is reported when connecting.
+    /// Every option, each with its default. A bad name is reported when connecting.
     pub fn builder<N>(name: N) -> ClientBuilder
     where
         N: TryInto<PipeName>,
@@ -75,7 +74,7 @@ pub struct ClientBuilder {
     wait_for_server: bool,
     connection: ConnectionOptions,
     verify_server: bool,
-    /// Whether a server that is missing is looked for in other folders, to name the one where it is.
+    /// Whether to look for a missing server in other folders, so that the error can name its path.
     look_elsewhere: bool,
     pub(crate) platform: ConnectOptions,
 }
@@ -104,8 +103,8 @@ impl ClientBuilder {
 
     connection_setters!();
 
-    /// Whether to refuse a server that does not run as the same user, before anything is sent:
-    /// a name can be taken by anyone while its server is not running. Default: no.
+    /// Whether to refuse a server that runs as another user, before anything is sent. While a server is not
+    /// running, anyone can take its name. Default: no.
     pub fn verify_server(mut self, verify: bool) -> Self {
         self.verify_server = verify;
         self
@@ -113,19 +112,19 @@ impl ClientBuilder {
 
     /// Connects, and speaks messages.
     ///
-    /// On Windows, the system tells when a busy server becomes free. For a missing server, and on
-    /// Unix also for a busy one, there is no such event: it is asked again after pauses of 1 ms
-    /// to 50 ms, each varied at random, and at last at the deadline itself.
+    /// On Windows, the system reports when a busy server becomes free. For a missing server, and on
+    /// Unix also for a busy one, there is no such event: the client tries again after pauses of 1 ms
+    /// to 50 ms, each varied at random, and a last time at the deadline itself.
     ///
     /// # Errors
     ///
     /// - [`Error::InvalidName`], [`Error::InvalidOption`]
-    /// - [`Error::NotFound`]: nobody listens, and it was not to be waited for
-    /// - [`Error::NotAPipe`]: a folder or a file has the name, which is not waited for; only on Unix
+    /// - [`Error::NotFound`]: nobody listens, and [`wait_for_server`](Self::wait_for_server) is not set
+    /// - [`Error::NotAPipe`]: at once, when the path is that of a folder or a file; only on Unix
     /// - [`Error::Busy`]: only with [`no_wait`](Self::no_wait)
     /// - [`Error::TimedOut`] with the time waited
-    /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
-    ///   user's, or with [`verify_server`](Self::verify_server) the server is
+    /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets belongs to another user;
+    ///   with [`verify_server`](Self::verify_server), also when the server does
     /// - [`Error::ModeMismatch`]: only in message mode
     /// - [`Error::Io`], also outside of a Tokio runtime
     ///
@@ -157,7 +156,7 @@ impl ClientBuilder {
         checked.map_err(|e| Error::from_platform(&name, e))?;
         need_runtime("cannot connect to", &name)?;
         let started = Instant::now();
-        // `None`: so far away that it never comes.
+        // `None`: later than the clock can represent.
         let deadline = started.checked_add(self.timeout);
         let mut pause = PAUSES.0;
         loop {
@@ -180,8 +179,8 @@ impl ClientBuilder {
                 let left = deadline.map(|it| it.saturating_duration_since(Instant::now()));
                 let wait = sys::wait_until_free(name.address(), &self.platform, left);
                 match until(deadline, wait).await {
-                    // Somebody else may be faster: back to the start, with the time that is left,
-                    // and without keeping the runtime from others if that goes on.
+                    // Another client may be faster: try again, with the time that is left. Yields, so that
+                    // other tasks run even if this repeats.
                     None | Some(Waited::Ended) => {
                         yield_now().await;
                         continue;
@@ -239,8 +238,8 @@ impl ClientBuilder {
         }
     }
 
-    /// To the server that is found there, looking is a client that leaves at once: whoever tries again
-    /// and again does so only once.
+    /// Looking there connects to a server that it finds, and leaves at once. So a caller that tries again
+    /// and again lets only one attempt look.
     #[cfg(feature = "endpoint")]
     pub(crate) fn look_elsewhere(mut self, look: bool) -> Self {
         self.look_elsewhere = look;
@@ -257,12 +256,13 @@ fn timed_out(pipe: PipeName, waited: Duration, reason: &'static str) -> Error {
     }
 }
 
-/// Between half of `pause` and the whole of it, so that clients that met do not meet again.
+/// A random time between half of `pause` and the whole of it: clients that tried at the same time try
+/// again at different times.
 fn jitter(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + 0.5 * random())
 }
 
-/// From 0 to 1.
+/// A random number from 0 to 1.
 pub(crate) fn random() -> f64 {
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
 }

@@ -16,7 +16,7 @@ pub enum Error {
     /// The name breaks a rule of this platform. Nothing was asked of the system yet.
     #[error(transparent)]
     InvalidName(#[from] InvalidName),
-    /// A builder's option has a value that cannot be honoured.
+    /// A builder's option has a value that is not possible.
     #[error("invalid option {option}: {rule}")]
     #[non_exhaustive]
     InvalidOption {
@@ -31,12 +31,13 @@ pub enum Error {
     NotFound {
         /// The pipe that was asked for.
         pipe: PipeName,
-        /// The socket of a server of the same logical name that was started with another environment:
-        /// cron and ssh, for example, often do not set `XDG_RUNTIME_DIR`. Looked for, only on Unix, in
-        /// `/run/user/<uid>` and the temporary folders. That server sees a client that leaves at once.
+        /// The socket of a server with the same logical name that was started with another environment:
+        /// cron and ssh, for example, often do not set `XDG_RUNTIME_DIR`. Looked for
+        /// only on Unix, in `/run/user/<uid>` and the temporary folders. That server sees a client that
+        /// leaves at once.
         elsewhere: Option<PathBuf>,
     },
-    /// The path is that of something else than a socket, such as a plain file or a folder. Only on
+    /// The path is that of something other than a socket, such as a plain file or a folder. Only on
     /// Unix.
     #[error("cannot connect to {pipe}: it is {found}, not a socket")]
     #[non_exhaustive]
@@ -62,12 +63,12 @@ pub enum Error {
         pipe: PipeName,
         /// What was being done.
         action: &'static str,
-        /// How long it was waited for.
+        /// How long the wait was.
         waited: Duration,
-        /// What was still missing.
+        /// What had not happened yet.
         reason: &'static str,
     },
-    /// Somebody else listens on the name already, or something that is not ours is in its place.
+    /// Another server listens on the name already, or something other than a server's socket has the path.
     #[error("cannot listen on {pipe}: {reason}")]
     #[non_exhaustive]
     AddressInUse {
@@ -84,7 +85,7 @@ pub enum Error {
         pipe: PipeName,
         /// What failed: `cannot listen on`, `cannot connect to` and the like.
         action: &'static str,
-        /// Who refuses, and why. If it is about the folder of the sockets, it has that folder's path.
+        /// Who refuses, and why. If the folder of the sockets is the cause, this names its path.
         reason: String,
     },
     /// The client wants messages that the system keeps apart, but the server's pipe is one of
@@ -116,14 +117,13 @@ pub enum Error {
         /// system keeps apart: nobody knows its size any more.
         expected: Option<usize>,
     },
-    /// The connection is closed, and what is sent cannot reach the peer: it has left, or this end was
-    /// closed.
+    /// The connection is closed, so nothing can reach the peer: the peer has left, or this end was closed.
     #[error("{}", closed(pipe, *by_this_end))]
     #[non_exhaustive]
     Closed {
         /// The connection's pipe.
         pipe: PipeName,
-        /// Whether this end was closed, and the peer may still be there.
+        /// `true` if this end was closed: the peer may still be there. `false` if the peer has left.
         by_this_end: bool,
     },
     /// The server was shut down: it accepts nobody any more.
@@ -133,7 +133,7 @@ pub enum Error {
         /// The server's pipe.
         pipe: PipeName,
     },
-    /// A [`PipeHub`](crate::PipeHub) has no such client, or has it no more.
+    /// A [`PipeHub`](crate::PipeHub) has no such client, or no longer has it.
     #[error("no client {id} is connected to {pipe}")]
     #[non_exhaustive]
     UnknownClient {
@@ -142,8 +142,8 @@ pub enum Error {
         /// The client that was asked for.
         id: ConnectionId,
     },
-    /// As much waits to be sent as may: to a client of a [`PipeHub`](crate::PipeHub), or in a
-    /// [`SharedSender`](crate::SharedSender). This message was not taken.
+    /// The queue of a client of a [`PipeHub`](crate::PipeHub), or of a
+    /// [`SharedSender`](crate::SharedSender), is full. This message was not accepted.
     #[error("the queue of connection {id} of {pipe} is full")]
     #[non_exhaustive]
     QueueFull {
@@ -152,8 +152,8 @@ pub enum Error {
         /// The connection whose peer does not read fast enough.
         id: ConnectionId,
     },
-    /// A client of a [`PipeHub`](crate::PipeHub) is gone, or the hub is, before everything was sent
-    /// that was being flushed.
+    /// A client of a [`PipeHub`](crate::PipeHub) left, or the hub ended, before all messages that were being
+    /// flushed were sent.
     #[error("{messages} messages to client {id} of {pipe} were not sent")]
     #[non_exhaustive]
     Unsent {
@@ -217,8 +217,8 @@ impl Error {
         }
     }
 
-    /// An error of the system while doing `action` to `pipe`, told apart by its kind, unless it is
-    /// one of these already.
+    /// The error for a system error while doing `action` to `pipe`, chosen by its kind. If `source` wraps one
+    /// of these errors already, that one.
     pub(crate) fn from_io(action: &'static str, pipe: &PipeName, source: io::Error) -> Self {
         use io::ErrorKind;
         let source = match source.downcast() {
@@ -246,7 +246,7 @@ impl Error {
         }
     }
 
-    /// What the platform says about `pipe`.
+    /// The error for what the platform reports about `pipe`.
     pub(crate) fn from_platform(pipe: &PipeName, error: PlatformError) -> Self {
         let (name, pipe) = (pipe, pipe.clone());
         match error {
@@ -323,7 +323,7 @@ impl From<io::Error> for Error {
     }
 }
 
-/// An error with all of its sources, for logs, where nobody can ask it for them: `a: b: c`.
+/// An error with all of its sources, as text for logs: `a: b: c`.
 pub(crate) fn chain<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl fmt::Display + 'a {
     Chain(error)
 }
@@ -337,7 +337,7 @@ impl fmt::Display for Chain<'_> {
         let mut error = self.0;
         while let Some(source) = error.source() {
             let next = source.to_string();
-            // Many an error says itself what its source does.
+            // Many errors repeat the text of their source.
             if !text.ends_with(&next) {
                 write!(f, ": {next}")?;
             }

@@ -43,7 +43,7 @@ use crate::{Error, PipeName, PipeStream};
 /// ```
 #[derive(Debug)]
 pub struct PipeListener {
-    /// `None` after an error that does not pass.
+    /// `None` after a permanent error.
     inner: Option<sys::Listener>,
     name: PipeName,
     connection: ConnectionOptions,
@@ -106,20 +106,19 @@ impl PipeListener {
 
     /// Waits for the next client.
     ///
-    /// Waits forever if none comes. An error that can pass, such as a client that left early or a
+    /// Waits forever if none connects. An error that can pass, such as a client that left early or a
     /// lack of file descriptors, is logged, and accepting goes on after a pause: 5 ms, doubled up to
     /// 1 s while errors last.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when no client can come any more: the runtime in which the listener was bound
-    /// has ended, or the system reports an error that does not pass. The error comes once and ends
-    /// the listener, which frees the name as dropping it does. Later calls return
-    /// [`Error::ShutDown`].
+    /// [`Error::Io`] when no client can connect any more: the runtime in which the listener was bound
+    /// has ended, or the system reports a permanent error. The error comes once and ends the listener, which
+    /// frees the name as dropping it does. Later calls return [`Error::ShutDown`].
     ///
     /// # Panics
     ///
-    /// If it has to pause after an error, in a Tokio runtime without time, or one that is shutting down.
+    /// If it has to pause after an error in a Tokio runtime that has no timer or is shutting down.
     ///
     /// # Cancel safety
     ///
@@ -176,7 +175,7 @@ impl PipeListener {
         last.map(|io| connection.stream(io, name.clone())).collect()
     }
 
-    /// Tracks what dropped streams still have to do before the process may end.
+    /// Tracks the work that dropped streams still have to do before the process may end.
     pub(crate) fn lingering(&self) -> &TaskTracker {
         &self.lingering
     }

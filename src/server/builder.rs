@@ -47,11 +47,11 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// How many clients may be connected at a time. Default: as many as the system lets.
+    /// How many clients may be connected at a time. Default: as many as the system allows.
     ///
-    /// Further clients wait: on Windows they find the pipe busy, which is waited for by clients of
-    /// this crate and by all that call WaitNamedPipe; on Unix they are connected by the system,
-    /// but not accepted until another leaves.
+    /// Further clients wait. On Windows they find the pipe busy; clients of this crate, and all that call
+    /// WaitNamedPipe, then wait for it. On Unix the system connects them, but the server does not accept
+    /// them until another client leaves.
     pub fn max_connections(mut self, clients: usize) -> Self {
         self.limits.max_connections = clients;
         self
@@ -72,7 +72,7 @@ impl ServerBuilder {
 
     connection_setters!();
 
-    /// How long handlers may go on once the server is shut down. Default 10 s.
+    /// How long handlers may go on after the server is shut down. Default 10 s.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
@@ -80,24 +80,24 @@ impl ServerBuilder {
 
     /// Listens, and speaks messages. Clients can connect as soon as this returns.
     ///
-    /// On Unix the socket's file is made with mode 0600 before anyone can connect. The file of a
-    /// server that has died is replaced: only when nobody answers on it, and under a lock for this
-    /// path, which servers of this crate hold for a moment and never wait for. To a running server,
-    /// the question is a client that leaves at once. The lock is a file that nobody else can open,
-    /// removed at once: beside the socket, or where others could remove it there, in the user's own
+    /// On Unix the socket's file has mode 0600 before anyone can connect. The file of a server that has
+    /// died is replaced, but only when nobody answers on it. To ask, this connects and leaves at once: a
+    /// running server sees such a client. Meanwhile, this holds a lock for the path, which servers of this
+    /// crate hold for a moment and never wait for. The lock is a file that no other user can open, and it
+    /// is removed at once. It is beside the socket, or, if others could remove it there, in the user's own
     /// folder below the temporary folder.
     ///
-    /// A process that was forked from the server's may drop its copy of it: the file stays.
+    /// A process that was forked from the server's may drop its copy of the server: the file stays.
     ///
     /// # Errors
     ///
     /// - [`Error::InvalidName`], [`Error::InvalidOption`]
-    /// - [`Error::AddressInUse`]: another server listens there, or is just being bound, or something
-    ///   that is not a socket is in its place
+    /// - [`Error::AddressInUse`]: another server listens there or is just being bound, or something other than
+    ///   a server's socket has the path
     /// - [`Error::AccessDenied`]: the system refuses, or the folder of the sockets is another
     ///   user's
     /// - [`Error::Io`]: also outside of a Tokio runtime, and when a dead server's file is in the way
-    ///   and there can be no lock
+    ///   and the lock cannot be made
     ///
     /// # Panics
     ///

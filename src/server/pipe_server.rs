@@ -77,7 +77,8 @@ impl PipeServer {
         self.totals.stats()
     }
 
-    /// Reads the same from elsewhere, also while the server serves and after it has become a hub.
+    /// A handle that reads the same from anywhere, also while the server serves and after it has become a
+    /// hub.
     pub fn stats_handle(&self) -> StatsHandle {
         StatsHandle::new(self.totals.clone())
     }
@@ -86,24 +87,23 @@ impl PipeServer {
     /// [`Error::ShutDown`], the stream has ended, and [`serve`](Self::serve) drains. From then on no
     /// client finds the server; connections live on. Does not wait.
     ///
-    /// Another server can take the name then on Unix. On Windows a name is taken as long as any
-    /// connection lives.
+    /// On Unix another server can then take the name. On Windows a name is taken as long as any connection
+    /// lives.
     pub fn shutdown(&self) {
         self.shutdown.shutdown();
     }
 
-    /// Shuts the server down from elsewhere.
+    /// A handle that shuts the server down from anywhere.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.shutdown.clone()
     }
 
-    /// Waits for the next client, forever if none comes.
+    /// Waits for the next client; forever if none connects.
     ///
     /// # Errors
     ///
     /// [`Error::ShutDown`] once the server is shut down, also while this waits. [`Error::Io`] when no
-    /// client can come any more, once, after which the server is shut down: see
-    /// [`PipeListener::accept`].
+    /// client can connect any more. That error comes once and ends the server: see [`PipeListener::accept`].
     ///
     /// # Cancel safety
     ///
@@ -136,12 +136,13 @@ impl PipeServer {
         }
     }
 
-    /// From now on nobody can connect.
+    /// Stops listening: from now on nobody can connect.
     pub(super) fn stop_listening(&mut self) {
         self.listener = None;
     }
 
-    /// The same, and gives the clients that have connected and were not accepted yet.
+    /// As [`stop_listening`](Self::stop_listening), and returns the clients that have connected and were
+    /// not accepted yet.
     #[cfg(feature = "endpoint")]
     pub(super) fn close(&mut self) -> Vec<PipeConnection> {
         let listener = self.listener.take();
@@ -165,7 +166,7 @@ impl Stream for PipeServer {
     type Item = Result<PipeConnection, Error>;
 
     /// The next client; `None` once the server is shut down. An error is the last item: no client can
-    /// come any more.
+    /// connect any more.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(match ready!(self.poll_accept(cx)) {
             Err(Error::ShutDown { .. }) => None,

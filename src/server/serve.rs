@@ -22,17 +22,17 @@ use crate::{Error, PipeConnection, PipeName, ServerStats};
 /// Whatever a handler fails with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long handlers that were cancelled have to let go of what they hold.
+/// How long cancelled handlers have to release what they hold.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 impl PipeServer {
     /// Runs `handler` for each client, in a task of its own.
     ///
-    /// Await or spawn what this returns, or give it a
-    /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) first.
+    /// Await or spawn the returned future. Call
+    /// [`with_graceful_shutdown`](Serve::with_graceful_shutdown) on it first to end it by a signal.
     ///
     /// While the server drains, a handler that waits for the next message of an idle client waits
-    /// until the drain deadline. To end sooner, it can look at the shutdown as well:
+    /// until the drain deadline. To end sooner, it can wait for the shutdown as well:
     ///
     /// ```no_run
     /// # async fn doc() -> Result<(), asyncipc::Error> {
@@ -79,9 +79,9 @@ impl PipeServer {
 /// A server with its handler: a future that serves, to be awaited or spawned.
 ///
 /// It runs the accept loop until the server is shut down, and then *drains*: nobody is accepted any
-/// more, and handlers may finish until the `drain_timeout` (default 10 s) is over. Those that have
-/// not are cancelled: their futures are dropped where they wait. The output is what the server has
-/// done in all; [`PipeServer::stats_handle`] reads that at any time.
+/// more, and handlers may finish until the `drain_timeout` (default 10 s) is over. Handlers that have
+/// not finished by then are cancelled: their futures are dropped where they wait. The output is what the
+/// server has done in all; [`PipeServer::stats_handle`] reads that at any time.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {
@@ -104,12 +104,12 @@ impl PipeServer {
 ///
 /// # Errors
 ///
-/// As [`PipeServer::accept`] when no client can come any more. The handlers may finish first, as after
-/// a shutdown.
+/// As [`PipeServer::accept`] when no client can connect any more. The error is returned after the handlers
+/// have had their time to finish, as after a shutdown.
 ///
 /// # Panics
 ///
-/// Outside of a Tokio runtime: the handlers' tasks are spawned where this is polled.
+/// When it is polled outside of a Tokio runtime: it spawns the handlers' tasks in the runtime that polls it.
 ///
 /// # Cancel safety
 ///
@@ -118,14 +118,14 @@ impl PipeServer {
 pub struct Serve {
     name: PipeName,
     shutdown: ShutdownHandle,
-    /// Shuts the server down when it completes. `None` if there is none, or none any more.
+    /// Shuts the server down when it completes. `None` if there is no signal, or if it has completed.
     signal: Option<BoxFuture<'static, ()>>,
     serving: BoxFuture<'static, Result<ServerStats, Error>>,
 }
 
 impl Serve {
-    /// Shuts the server down when `signal` completes, whatever its output. Of several signals, the
-    /// first one that completes does.
+    /// Shuts the server down when `signal` completes, whatever its output. If this is called several times,
+    /// the first signal that completes shuts the server down.
     pub fn with_graceful_shutdown<S>(mut self, signal: S) -> Self
     where
         S: Future + Send + 'static,
@@ -146,7 +146,7 @@ impl Future for Serve {
     type Output = Result<ServerStats, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // First, so that clients that come without a pause cannot put it off.
+        // Before serving, so that clients that connect without a pause cannot delay the shutdown.
         if let Some(signal) = &mut self.signal
             && signal.as_mut().poll(cx).is_ready()
         {
@@ -196,7 +196,7 @@ where
     outcome.map(|()| server.stats())
 }
 
-/// Spawns a handler for each client, until the server is shut down or no client can come any more.
+/// Spawns a handler for each client, until the server is shut down or no client can connect any more.
 async fn accept<H, F>(
     server: &mut PipeServer,
     handler: &Arc<H>,
@@ -209,7 +209,7 @@ where
     loop {
         let accepted = tokio::select! {
             biased;
-            // First: ended handlers would add up while clients come without a pause.
+            // First: ended handlers would accumulate while clients connect without a pause.
             Some(_) = handlers.join_next() => continue,
             accepted = server.accept() => accepted,
         };
@@ -220,7 +220,7 @@ where
             Err(Error::ShutDown { .. }) => return Ok(()),
             Err(error) => {
                 let pipe = server.name();
-                tracing::error!(%pipe, %error, "draining, since no client can come any more");
+                tracing::error!(%pipe, %error, "draining, since no client can connect any more");
                 return Err(error);
             }
         }
@@ -232,7 +232,7 @@ async fn all(tasks: &mut JoinSet<()>) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// Runs the handler of one connection. Its errors and panics are logged, and end nothing else.
+/// Runs the handler of one connection. Its errors and panics are logged, and end this connection only.
 async fn handle<H, F>(conn: PipeConnection, handler: Arc<H>)
 where
     H: Fn(PipeConnection) -> F,
@@ -245,7 +245,7 @@ where
     }
     let run = async {
         tracing::debug!("connected");
-        // Calls the handler in here too: it may panic before its first await.
+        // The handler is called inside of the guarded future, since it may panic before its first await.
         let handled = AssertUnwindSafe(async { handler(conn).await }).catch_unwind();
         match handled.await {
             Ok(Ok(())) => tracing::debug!("finished"),

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use crate::sync::lock;
 use crate::{Error, PipeConnection, PipeServer};
 
-/// A server that one task accepts from and another one can stop. So the name is free again at
-/// once, and not only when the accepting task next runs.
+/// A server from which one task accepts and which another task can stop. Stopping frees the name at once,
+/// and not only when the accepting task runs next.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedServer(Arc<Mutex<PipeServer>>);
 
@@ -19,12 +19,12 @@ impl SharedServer {
         poll_fn(|cx| lock(&self.0).poll_accept(cx)).await
     }
 
-    /// From now on nobody can connect.
+    /// As [`PipeServer`]'s: from now on nobody can connect.
     pub(crate) fn stop_listening(&self) {
         lock(&self.0).stop_listening();
     }
 
-    /// As [`stop_listening`](Self::stop_listening), and gives the clients that have connected and
+    /// As [`stop_listening`](Self::stop_listening), and returns the clients that have connected and
     /// were not accepted yet.
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(&self) -> Vec<PipeConnection> {

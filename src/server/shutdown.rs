@@ -1,10 +1,10 @@
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
-/// Shuts something down from anywhere, and tells whether that has happened. Cheap to clone.
+/// Shuts a server, a hub or an endpoint down from anywhere, and says whether that has happened. Cheap to
+/// clone.
 ///
-/// A server, a hub and an endpoint each give one out by their `shutdown_handle()`, and each has a
-/// `shutdown()` that does the same as [`shutdown`](Self::shutdown) of the handle. A handle keeps
-/// nothing alive.
+/// `shutdown_handle()` of a server, a hub or an endpoint returns one, and their `shutdown()` does the same as
+/// [`shutdown`](Self::shutdown) of the handle. A handle keeps nothing alive.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {
@@ -41,8 +41,8 @@ impl ShutdownHandle {
         self.0.is_cancelled()
     }
 
-    /// Waits until the shutdown begins. For handlers that would otherwise wait for their clients until
-    /// the drain deadline.
+    /// Waits until the shutdown begins; forever if it never does. It is for handlers that would otherwise
+    /// wait for their clients until the drain deadline.
     ///
     /// # Cancel safety
     ///
@@ -56,7 +56,7 @@ impl ShutdownHandle {
         self.0.clone().cancelled_owned()
     }
 
-    /// Begins the shutdown when it is dropped.
+    /// A guard that begins the shutdown when it is dropped.
     pub(crate) fn on_drop(&self) -> DropGuard {
         self.0.clone().drop_guard()
     }

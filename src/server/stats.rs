@@ -4,7 +4,7 @@ use crate::stats::Totals;
 /// Reads what a server has done so far, also while [`serve`](crate::PipeServer::serve) runs it and
 /// after it has become a hub. Cheap to clone; keeps nothing alive.
 ///
-/// [`PipeServer::stats_handle`](crate::PipeServer::stats_handle) gives it.
+/// [`PipeServer::stats_handle`](crate::PipeServer::stats_handle) returns one.
 #[derive(Clone, Debug)]
 pub struct StatsHandle(Totals);
 
@@ -13,7 +13,7 @@ impl StatsHandle {
         StatsHandle(totals)
     }
 
-    /// What the server has done so far. The figures stay when the server has ended.
+    /// What the server has done so far. The figures stay after the server has ended.
     pub fn stats(&self) -> ServerStats {
         self.0.stats()
     }
