@@ -6,16 +6,16 @@ use tokio::sync::oneshot;
 
 use crate::sync::lock;
 
-/// Counts what was put into a queue and what became of it, which is in the same order, and tells
-/// those who flush. It does that after it has released its lock: to wake a task, or to drop its waker,
-/// runs code of the executor's.
+/// Counts the messages that were put into a queue, and those that were sent or lost, in the same order. Wakes
+/// those who flush when their messages are done. It does so after it has released its lock, because waking a
+/// task, or dropping its waker, runs the executor's code.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
     accepted: u64,
-    /// With the system, or lost.
+    /// Sent to the system, or lost.
     finished: u64,
     ended: bool,
     flushes: Vec<Flush>,
@@ -23,19 +23,19 @@ struct Counts {
 
 #[derive(Debug)]
 struct Flush {
-    /// How many must have been finished.
+    /// How many messages must be finished before this flush is done.
     until: u64,
     lost: u64,
     done: oneshot::Sender<u64>,
 }
 
 impl Tally {
-    /// One was put into the queue. To be called under the lock under which that is done.
+    /// A message was put into the queue. Call this under the lock under which it is put there.
     pub(crate) fn accept(&self) {
         self.lock().accepted += 1;
     }
 
-    /// The first of those in the queue is with the system, or is lost.
+    /// The first message in the queue was sent to the system, or is lost.
     pub(crate) fn finish(&self, is_sent: bool) {
         let mut counts = self.lock();
         counts.finished += 1;
@@ -49,7 +49,7 @@ impl Tally {
         done.into_iter().for_each(Flush::report);
     }
 
-    /// Nothing more goes out. How many are lost by that.
+    /// Nothing more goes out. Returns how many messages are lost.
     pub(crate) fn end(&self) -> u64 {
         let mut counts = self.lock();
         counts.ended = true;
@@ -63,8 +63,8 @@ impl Tally {
         left
     }
 
-    /// Waits until all that was accepted before this call is with the system or lost. How many are
-    /// lost.
+    /// Waits until all messages that were accepted before this call were sent or are lost. Returns how many
+    /// are lost.
     pub(crate) fn flushed(&self) -> impl Future<Output = u64> + use<> {
         let mut counts = self.lock();
         let left = counts.left();
@@ -94,7 +94,7 @@ impl Tally {
 impl Flush {
     /// Not to be called under a lock.
     fn report(self) {
-        // Nobody may wait any more.
+        // Fails if nobody waits any more.
         let _ = self.done.send(self.lost);
     }
 }

@@ -8,7 +8,7 @@ use super::event::Event;
 use super::registry::Registry;
 use crate::server::SharedServer;
 
-/// Accepts clients until the server is shut down, and ends when all of them have.
+/// Accepts clients until the server is shut down. Ends when the tasks of all clients have ended.
 pub(super) async fn accept(
     server: SharedServer,
     registry: Arc<Registry>,
@@ -39,7 +39,7 @@ pub(super) async fn accept(
         let (connected, client) = HubClient::enter(&registry, sender, receiver, None, &events);
         permit.send(connected);
         clients.spawn(client.run());
-        // Forgets the tasks that have ended meanwhile.
+        // Removes the tasks that have ended meanwhile.
         while clients.try_join_next().is_some() {}
     }
     server.stop_listening();

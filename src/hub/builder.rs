@@ -32,8 +32,8 @@ impl HubBuilder {
         self
     }
 
-    /// The hub of a server's clients. It ends with the server: when it is
-    /// [shut down](super::HubHandle::shutdown), also by a [`ShutdownHandle`] of the server.
+    /// The hub of a server's clients. It ends when it is [shut down](super::HubHandle::shutdown), also by a
+    /// [`ShutdownHandle`] of the server.
     ///
     /// # Panics
     ///
@@ -53,8 +53,8 @@ impl HubBuilder {
         PipeHub::spawn(registry, events, Some(server), accepting)
     }
 
-    /// The hub of a client, with the server at the other end as its only client. It ends when the
-    /// connection does. The connection's linger time is the drain timeout.
+    /// The hub of a single connection: the peer is its only client. It ends when the connection does. The
+    /// connection's linger time is its drain timeout.
     ///
     /// # Panics
     ///
@@ -84,7 +84,7 @@ impl HubBuilder {
 }
 
 impl PipeServer {
-    /// Makes a [`PipeHub`] of it, with every default. [`PipeHub::builder`] has the options.
+    /// Makes a [`PipeHub`] of this server, with every default. [`PipeHub::builder`] has the options.
     ///
     /// # Panics
     ///
@@ -95,7 +95,7 @@ impl PipeServer {
 }
 
 impl PipeConnection {
-    /// Makes a [`PipeHub`] of it, with every default: for clients that handle events.
+    /// Makes a [`PipeHub`] of this connection, with every default: for clients that handle events.
     /// [`PipeHub::builder`] has the options.
     ///
     /// # Panics

@@ -15,22 +15,22 @@ use crate::sync::until;
 use crate::tally::Tally;
 use crate::{ConnectionId, Error, Peer, PipeReceiver, PipeSender};
 
-/// One client of a hub, as its task has it: the hub's end of the connection, the queue of what is
-/// sent, and the events that are on their way to the application.
+/// What the task of one client owns: the hub's end of the connection, the queue of messages to the client,
+/// and the events that are on their way to the application.
 pub(super) struct HubClient {
     id: ConnectionId,
-    /// First: when this is dropped, nothing more comes into the queue.
+    /// The first field, so that it is dropped first: nothing more comes into the queue then.
     registration: Registration,
     receiver: PipeReceiver,
     outgoing: QueuedSender,
     outbox: Outbox,
     end: oneshot::Receiver<DisconnectReason>,
-    /// Counts it as connected, unless the server that accepted it does.
+    /// Counts the client as connected. `None` if the server that accepted it counts it.
     place: Option<Place>,
 }
 
 impl HubClient {
-    /// Registers a client, so that the handles can send to it, and gives its first event.
+    /// Registers a client, so that the handles can send to it, and returns its first event.
     pub(super) fn enter(
         registry: &Arc<Registry>,
         sender: PipeSender,
@@ -74,8 +74,7 @@ impl HubClient {
         (Event::Connected { id, peer }, client)
     }
 
-    /// Runs until the client is gone and its last event is delivered. The first event is the
-    /// caller's to deliver.
+    /// Runs until the client has gone and its last event is delivered. The caller delivers the first event.
     pub(super) async fn run(mut self) {
         let reason = self.converse().await;
         let registry = self.registration.registry().clone();
@@ -84,7 +83,7 @@ impl HubClient {
             DisconnectReason::Failed(_) | DisconnectReason::Overflow
         ) {
             let deadline = Instant::now().checked_add(registry.drain_timeout);
-            // Nothing is received any more: what still comes is thrown away.
+            // Nothing is received any more: what still arrives is thrown away.
             let conn = self.receiver.core.clone();
             conn.closing.nobody_reads();
             let drained = conn.discarding(self.drain());
@@ -128,7 +127,7 @@ impl HubClient {
                 },
                 message = self.receiver.next(), if !self.outbox.holds_message => match message {
                     Some(Ok(message)) => self.outbox.received(id, message.freeze()),
-                    // `Closed`: on some systems, a client that left before it had read everything.
+                    // On some systems, `Closed` says that a client left before it had read everything.
                     None | Some(Err(Error::Closed { .. })) => return DisconnectReason::Left,
                     Some(Err(error)) => return DisconnectReason::Failed(error),
                 },
@@ -161,27 +160,28 @@ impl HubClient {
     }
 }
 
-/// Sends what comes through the client's queue.
+/// Sends the messages of the client's queue.
 struct QueuedSender {
     tally: Arc<Tally>,
     queue: mpsc::Receiver<Bytes>,
     sender: PipeSender,
-    /// The length of the message that was taken from the queue and that the system has not taken yet.
+    /// The length of the message that was taken out of the queue, if the system has not taken it yet.
     in_flight: Option<usize>,
     /// Whether the queue takes more.
     open: bool,
 }
 
 impl QueuedSender {
-    /// Hands the next message to the system, and returns its length. Waits for a message as long as
-    /// the queue is open; [`Error::Closed`] when the queue is closed and empty.
+    /// Hands the next message to the system, and returns its length. Waits for a message while the queue is
+    /// open. [`Error::Closed`] when the queue is closed and empty.
     ///
     /// Can be cancelled and called again.
     async fn send_next(&mut self) -> Result<usize, Error> {
         let len = match self.in_flight {
             Some(len) => len,
             None => {
-                // Waits for room before it takes a message: cancelled after that, it would lose it.
+                // Waits for room before it takes a message: if it were cancelled while it had a message and
+                // no room for it, the message would be lost.
                 poll_fn(|cx| self.sender.poll_ready_unpin(cx)).await?;
                 let next = self.queue.recv().await;
                 let message = next.ok_or_else(|| self.sender.core.closed(true))?;
@@ -218,7 +218,7 @@ impl Drop for QueuedSender {
 /// Events of this client that the application has no room for yet.
 struct Outbox {
     waiting: VecDeque<Event>,
-    /// Whether one of them is a message. Then nothing more is read from the client.
+    /// Whether one of the events is a message. Then nothing more is read from the client.
     holds_message: bool,
     /// How many may wait before one `Sent` stands for several messages.
     bound: usize,
@@ -257,7 +257,7 @@ impl Outbox {
         let room = poll_fn(|cx| self.events.poll_reserve(cx)).await;
         if let Some(event) = self.waiting.pop_front() {
             self.holds_message &= !matches!(event, Event::Received { .. });
-            // No room means that the hub is gone, and then this task is about to end.
+            // Without room the hub has gone, and this task is about to end.
             let _ = room.and_then(|()| self.events.send_item(event));
         }
     }

@@ -6,11 +6,12 @@ use super::handle::HubHandle;
 use super::pipe_hub::PipeHub;
 use crate::{ConnectionId, Peer};
 
-/// The events of a [`PipeHub`] as callbacks, each of which does nothing unless it is written.
+/// The events of a [`PipeHub`] as callbacks. Each does nothing unless it is implemented.
 ///
-/// [`PipeHub::run`] calls them one at a time, in the order of the events. Each gets the hub's handle: [`try_send`](HubHandle::try_send), [`broadcast`](HubHandle::broadcast),
+/// [`PipeHub::run`] calls them one at a time, in the order of the events. Each gets the hub's handle, whose
+/// [`try_send`](HubHandle::try_send), [`broadcast`](HubHandle::broadcast),
 /// [`disconnect`](HubHandle::disconnect) and [`shutdown`](HubHandle::shutdown) never wait, so they
-/// can be called from here. A callback that takes long holds up the clients, and a thread of the
+/// can be called from here. A slow callback delays the clients, and blocks a thread of the
 /// runtime. A panic in a callback ends the hub, and `run` with it.
 ///
 /// ```
@@ -58,8 +59,8 @@ use crate::{ConnectionId, Peer};
 /// # Ok(()) }
 /// ```
 pub trait PipeDelegate: Send + 'static {
-    /// The hub begins: a server listens, or a client is about to say that it is connected. Called
-    /// once and before all others.
+    /// The hub begins: a server listens, or a client has connected. Called once and before all other
+    /// callbacks.
     fn on_create(&mut self, hub: &HubHandle) {
         let _ = hub;
     }
@@ -69,7 +70,7 @@ pub trait PipeDelegate: Send + 'static {
         let _ = (hub, id, peer);
     }
 
-    /// As [`Event::Sent`]: `len` bytes in so many messages, nearly always one.
+    /// As [`Event::Sent`]: `len` bytes in `messages` messages, nearly always one.
     fn on_send(&mut self, hub: &HubHandle, id: ConnectionId, messages: usize, len: usize) {
         let _ = (hub, id, messages, len);
     }
@@ -86,11 +87,11 @@ pub trait PipeDelegate: Send + 'static {
 }
 
 impl PipeHub {
-    /// Calls the delegate with every event, until the hub has ended, and gives it back.
+    /// Calls the delegate with every event until the hub has ended, and then returns the delegate.
     ///
     /// The same for a server ([`PipeServer::into_hub`](crate::PipeServer::into_hub)) and a client
-    /// ([`PipeConnection::into_hub`](crate::PipeConnection::into_hub)). Take a
-    /// [`handle`](Self::handle) before to send from elsewhere.
+    /// ([`PipeConnection::into_hub`](crate::PipeConnection::into_hub)). To send
+    /// from elsewhere, take a [`handle`](Self::handle) before.
     ///
     /// # Cancel safety
     ///

@@ -8,12 +8,12 @@ use crate::{ConnectionId, Error, Peer};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The server listens. Comes once and before all others; not when the hub is that of a client.
+    /// The server listens. Comes once and before all other events; not in the hub of a client.
     Listening,
-    /// A client is there. From now on it can be sent to.
+    /// A client has connected. From now on it can be sent to.
     #[non_exhaustive]
     Connected {
-        /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id): never
+        /// The connection's number, as [`PipeConnection::id`](crate::PipeConnection::id). It is never
         /// used again in this process.
         id: ConnectionId,
         /// Who it is, as far as the system tells.
@@ -22,45 +22,45 @@ pub enum Event {
     /// A message came.
     #[non_exhaustive]
     Received {
-        /// From whom.
+        /// The client that sent it.
         id: ConnectionId,
-        /// What it says.
+        /// The message.
         message: Bytes,
     },
     /// The system has taken a message. The client may not have read it yet.
     #[non_exhaustive]
     Sent {
-        /// To whom.
+        /// The client that it was sent to.
         id: ConnectionId,
-        /// How many messages this is about: one, as long as the application reads the events.
-        /// When it is a whole queue behind, one event stands for several messages, or the events
-        /// would add up without end.
+        /// How many messages this event stands for: one, as long as the application reads the events.
+        /// When the application is a whole queue behind, one event stands for several messages, so that
+        /// the events do not accumulate without bound.
         messages: usize,
         /// How long they were, in bytes.
         len: usize,
     },
-    /// A client is gone. Nothing comes from it any more, and nothing can be sent to it.
+    /// A client has gone. Nothing more comes from it, and nothing can be sent to it.
     #[non_exhaustive]
     Disconnected {
-        /// Who.
+        /// The client.
         id: ConnectionId,
         /// Why.
         reason: DisconnectReason,
     },
 }
 
-/// Why a client of a [`PipeHub`](crate::PipeHub) is gone.
+/// Why a client of a [`PipeHub`](crate::PipeHub) has gone.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum DisconnectReason {
-    /// It left, between two messages.
+    /// The client left, between two messages.
     Left,
-    /// The connection failed: the client left in the middle of a message, sent one above the
-    /// limit, or the system has an error.
+    /// The connection failed: the client left in the middle of a message, it sent a message above the
+    /// limit, or the system reported an error.
     Failed(Error),
     /// [`HubHandle::disconnect`](super::HubHandle::disconnect) was called.
     Disconnected,
-    /// Its queue was full, and the hub's policy is
+    /// The client's queue was full, and the hub's policy is
     /// [`Overflow::Disconnect`](super::Overflow::Disconnect).
     Overflow,
     /// The hub was shut down.

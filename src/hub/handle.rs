@@ -30,7 +30,7 @@ impl HubHandle {
         self.0.codec.max_message_size()
     }
 
-    /// What the server has done so far, as [`PipeServer::stats`](crate::PipeServer::stats); also when
+    /// What the server has done so far, as [`PipeServer::stats`](crate::PipeServer::stats); also after
     /// the hub has ended. In the hub of a client, the server at the other end counts as the only
     /// client.
     pub fn stats(&self) -> ServerStats {
@@ -40,9 +40,9 @@ impl HubHandle {
     /// Puts a message into a client's queue, from which it goes out by itself. With
     /// [`Overflow::Wait`] this waits for room.
     ///
-    /// While the task that reads the events waits here, it reads none. A client that never reads can
-    /// stop it, and so can one that waits in the same way for this hub to read. If you do not trust
-    /// the clients, or they answer with much, use [`try_send`](Self::try_send),
+    /// While the task that reads the events waits here, it reads no events. A client that never reads can
+    /// stop it, and so can a client that itself waits for this hub to read. If you do not trust
+    /// the clients, or they send long answers, use [`try_send`](Self::try_send),
     /// [`Overflow::Disconnect`], or another task.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl HubHandle {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, it has sent nothing.
+    /// If it is cancelled, nothing was sent.
     ///
     /// # What `Ok` means
     ///
@@ -73,7 +73,7 @@ impl HubHandle {
         };
         let place = queue.reserve_owned().await;
         let place = place.map_err(|_| self.0.gone(id))?;
-        // Under the lock, so that it is counted in its turn.
+        // Under the lock, so that messages are counted in the order in which they are queued.
         let clients = self.0.open()?;
         let client = clients.get(&id).ok_or_else(|| self.0.unknown(id))?;
         place.send(message);
@@ -93,8 +93,8 @@ impl HubHandle {
     ///
     /// # Errors
     ///
-    /// - [`Error::UnknownClient`]: there is no such client, or it is gone already
-    /// - [`Error::Unsent`]: the client or the hub ended meanwhile, and some were not sent
+    /// - [`Error::UnknownClient`]: there is no such client, or it has gone already
+    /// - [`Error::Unsent`]: the client left or the hub ended meanwhile, and some messages were not sent
     ///
     /// # Cancel safety
     ///
@@ -151,16 +151,16 @@ impl HubHandle {
             }
         };
         drop(clients);
-        // The message, if it was not taken. Dropping it may run the application's code, so not under
-        // the lock.
+        // Holds the message if it was not accepted. Dropping it may run the application's code, so it is
+        // dropped after the lock.
         drop(sent);
         result
     }
 
     /// Puts a message into the queue of every client, and returns the clients that had no room for it.
     ///
-    /// Never waits, not even with [`Overflow::Wait`]: one client that does not read would keep the next
-    /// message from all others. The clients that had no room do not get this message: the caller can
+    /// Never waits, not even with [`Overflow::Wait`]: otherwise one client that does not read would keep the
+    /// next message from all others. The clients that had no room do not get this message: the caller can
     /// [`send`](Self::send) it to them in another task, or disconnect them. With
     /// [`Overflow::Disconnect`], they are being disconnected.
     ///
@@ -168,7 +168,7 @@ impl HubHandle {
     ///
     /// # Errors
     ///
-    /// [`Error::MessageTooLarge`] and [`Error::ShutDown`]: then nobody gets it.
+    /// [`Error::MessageTooLarge`] and [`Error::ShutDown`]: then no client gets it.
     pub fn broadcast(&self, message: Bytes) -> Result<Vec<ConnectionId>, Error> {
         let mut clients = self.0.open()?;
         self.0.codec.header(message.len())?;
@@ -177,7 +177,7 @@ impl HubHandle {
             match client.queue.try_send(message.clone()) {
                 Ok(()) => client.tally.accept(),
                 Err(TrySendError::Full(_)) => full.push(*id),
-                // It is gone.
+                // It has gone.
                 Err(TrySendError::Closed(_)) => {}
             }
         }
@@ -197,7 +197,7 @@ impl HubHandle {
     pub fn disconnect(&self, id: ConnectionId) -> Result<(), Error> {
         let mut clients = self.0.open()?;
         let client = clients.remove(&id).ok_or_else(|| self.0.unknown(id))?;
-        // If it is about to end anyway, it has a reason already.
+        // Fails if the client is ending already: then it has another reason.
         let _ = client.end.send(DisconnectReason::Disconnected);
         Ok(())
     }
@@ -215,8 +215,8 @@ impl HubHandle {
         self.0.shutdown.shutdown();
     }
 
-    /// A handle that can shut the hub down, and tells whether it is. A hub that has ended by itself or
-    /// was dropped is shut down as well.
+    /// A handle that can shut the hub down, and says whether it is shut down. That is also so when the hub
+    /// has ended by itself or was dropped.
     pub fn shutdown_handle(&self) -> ShutdownHandle {
         self.0.shutdown.clone()
     }

@@ -1,5 +1,5 @@
-//! All clients of a server in one object: a [`PipeHub`] says what happens to them as [`Event`]s, and
-//! a [`HubHandle`] sends to them.
+//! All clients of a server in one object: a [`PipeHub`] is a stream of their [`Event`]s, and a
+//! [`HubHandle`] sends to them.
 
 mod accept;
 mod builder;

@@ -7,12 +7,11 @@ const DEFAULT_QUEUE: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// [`send`](super::HubHandle::send) waits for room. What cannot wait,
-    /// [`try_send`](super::HubHandle::try_send) and [`broadcast`](super::HubHandle::broadcast),
-    /// leaves the client out and says so.
+    /// [`send`](super::HubHandle::send) waits for room. [`try_send`](super::HubHandle::try_send) and
+    /// [`broadcast`](super::HubHandle::broadcast), which never wait, leave the client out and report it.
     #[default]
     Wait,
-    /// The client is disconnected, at once and without what waits for it. Nothing ever waits.
+    /// The client is disconnected at once, and the messages that wait for it are lost. No call ever waits.
     Disconnect,
 }
 

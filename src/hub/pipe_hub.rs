@@ -15,10 +15,10 @@ use crate::server::SharedServer;
 /// All clients of a server in one object: a [`Stream`] of what happens to them, and a
 /// [`HubHandle`] to send to them.
 ///
-/// For programs that handle events in one place. Where each client is a conversation of its own,
+/// It is for programs that handle events in one place. Where each client is a conversation of its own,
 /// [`PipeServer::serve`](crate::PipeServer::serve) is simpler. [`run`](Self::run) calls a
-/// [`PipeDelegate`](super::PipeDelegate) with the same events. Made from a single
-/// [`PipeConnection`](crate::PipeConnection), it is the same for a client.
+/// [`PipeDelegate`](super::PipeDelegate) with the same events. A client can have a hub too, made from its
+/// [`PipeConnection`](crate::PipeConnection).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), asyncipc::Error> {
@@ -55,51 +55,50 @@ use crate::server::SharedServer;
 ///
 /// For each client, `Connected` comes first and `Disconnected` last, each once, and its messages
 /// come in the order in which it sent them. `Sent` says that the system has taken a message, in the
-/// order of sending. A message that has no `Sent` when `Disconnected` comes was not sent, or not
-/// entirely.
+/// order of sending. If `Disconnected` comes and a message has had no `Sent`, then it was not sent, or only
+/// in part.
 ///
 /// # Slow clients
 ///
-/// Each client has a task and a queue of its own. One that does not read fills its queue, and
+/// Each client has a task and a queue of its own. A client that does not read fills its queue, and
 /// [`Overflow`](super::Overflow) says what happens then; other clients are not affected. An
-/// application that does not read the events holds the clients back: once a few events are unread,
-/// nothing is read from the clients, and nobody is accepted. What the application has sent still goes
-/// out.
+/// application that does not read the events holds the clients back: when 64 events are unread, the hub
+/// reads at most one more message from each client, and accepts nobody. What the application has sent
+/// still goes out.
 ///
 /// # Ending
 ///
 /// A client that ends its sending direction has left: its queue is still sent, and nothing more can
 /// be sent to it.
 ///
-/// [`HubHandle::shutdown`] ends it in order; so does an error after which no client can come any more,
-/// which is logged (see [`PipeServer::accept`](crate::PipeServer::accept)). Dropping the hub ends all connections at once, and
-/// what is in the queues is lost, which is logged as a warning. Nobody can connect any more, and the
-/// tasks end. To lose nothing, wait for [`HubHandle::flush_all`] before.
+/// [`HubHandle::shutdown`] ends it in order. So does an error after which no client can connect any more;
+/// the error is logged (see [`PipeServer::accept`](crate::PipeServer::accept)). Dropping the hub ends all
+/// connections at once: what is in the queues is lost, with a warning in the log, nobody can connect any
+/// more, and the tasks end. To lose nothing, wait for [`HubHandle::flush_all`] before.
 ///
 /// # Cancel safety
 ///
 /// `next` loses nothing when cancelled.
 #[derive(Debug)]
-#[must_use = "events have to be read for anything to happen"]
+#[must_use = "nothing happens unless the events are read"]
 pub struct PipeHub {
     events: mpsc::Receiver<Event>,
     handle: HubHandle,
-    /// That of the accept loop. `None` if it is the hub of a client.
+    /// The server from which the accept loop accepts. `None` in the hub of a client.
     server: Option<SharedServer>,
-    /// Everything else: the accept loop, which has the tasks of the clients.
+    /// The accept loop, which owns the tasks of the clients.
     _task: AbortOnDropHandle<()>,
 }
 
 impl PipeHub {
-    /// Runs the task until it ends or the hub is dropped. `task` puts the events into the other end
-    /// of `events`.
+    /// Runs `task` until it ends or the hub is dropped. It sends the events to `events`.
     pub(super) fn spawn(
         registry: Arc<Registry>,
         events: mpsc::Receiver<Event>,
         server: Option<SharedServer>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        // However the task ends, also with its runtime: nothing can be sent any more.
+        // When the task ends in any way, also because its runtime ends, nothing more can be sent.
         let shutdown = registry.shutdown.on_drop();
         let task = async move {
             let _shutdown = shutdown;
@@ -118,7 +117,7 @@ impl PipeHub {
         self.handle.name()
     }
 
-    /// Sends to the clients, from anywhere.
+    /// A handle that sends to the clients from anywhere.
     pub fn handle(&self) -> HubHandle {
         self.handle.clone()
     }
@@ -127,8 +126,8 @@ impl PipeHub {
 impl Stream for PipeHub {
     type Item = Event;
 
-    /// What happens next; `None` once the hub is shut down and all its clients are gone, or the
-    /// runtime in which it was made has ended.
+    /// The next event; `None` once the hub is shut down and all its clients have gone, or the runtime in
+    /// which it was made has ended.
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         self.events.poll_recv(cx)
     }
@@ -142,7 +141,7 @@ impl FusedStream for PipeHub {
 
 impl Drop for PipeHub {
     fn drop(&mut self) {
-        // The handles can send to nobody any more.
+        // The handles can no longer send.
         self.handle.shutdown();
         self.events.close();
         let mut messages = 0;

@@ -11,7 +11,7 @@ use crate::sync::lock;
 use crate::tally::Tally;
 use crate::{ConnectionId, Error, MessageCodec, PipeName, ShutdownHandle, StatsHandle};
 
-/// The clients of a hub, as its handles and the clients' tasks share them.
+/// The clients of a hub. Its handles and the clients' tasks share it.
 #[derive(Debug)]
 pub(super) struct Registry {
     pub(super) name: PipeName,
@@ -20,9 +20,9 @@ pub(super) struct Registry {
     pub(super) drain_timeout: Duration,
     pub(super) shutdown: ShutdownHandle,
     pub(super) stats: StatsHandle,
-    /// Those that can be sent to.
+    /// The clients that can be sent to.
     clients: Mutex<Clients>,
-    /// Those and the ones that are ending.
+    /// The tallies of these clients, and of those that are ending.
     tallies: Mutex<BTreeMap<ConnectionId, Arc<Tally>>>,
 }
 
@@ -38,13 +38,13 @@ pub(super) struct Client {
     pub(super) end: oneshot::Sender<DisconnectReason>,
 }
 
-/// What a client's task has of the registry.
+/// What a client's task gets from the registry.
 pub(super) struct Registered {
     pub(super) registration: Registration,
     pub(super) tally: Arc<Tally>,
     /// The messages that the handles send.
     pub(super) queue: mpsc::Receiver<Bytes>,
-    /// Why the client is to end, once the hub says so.
+    /// Receives the reason when the hub ends the client.
     pub(super) end: oneshot::Receiver<DisconnectReason>,
 }
 
@@ -129,7 +129,7 @@ impl Registry {
         lock(&self.tallies).clone()
     }
 
-    /// What the policy does to a client whose queue is full.
+    /// Applies the policy to a client whose queue is full.
     pub(super) fn overflowed(&self, clients: &mut Clients, id: ConnectionId) {
         if self.options.overflow == Overflow::Disconnect
             && let Some(client) = clients.remove(&id)
@@ -145,7 +145,7 @@ impl Registry {
         }
     }
 
-    /// Why a client that was there takes nothing any more.
+    /// The error for a client that was there, and whose queue is closed.
     pub(super) fn gone(&self, id: ConnectionId) -> Error {
         match self.shutdown.is_shut_down() {
             true => self.shut_down(),

@@ -19,7 +19,7 @@ impl SharedServer {
         poll_fn(|cx| lock(&self.0).poll_accept(cx)).await
     }
 
-    /// As [`PipeServer`]'s: from now on nobody can connect.
+    /// Stops listening: from now on nobody can connect.
     pub(crate) fn stop_listening(&self) {
         lock(&self.0).stop_listening();
     }
