@@ -265,3 +265,38 @@ async fn a_sink_gets_room_although_the_batch_was_full_from_the_start() {
     let ((), read) = within(async { tokio::join!(ready(&mut sink), reading) }).await;
     assert_eq!(read, large);
 }
+
+#[tokio::test]
+async fn a_sink_whose_closing_was_given_up_keeps_no_other_clone_from_closing() {
+    for (transport, server, client) in transports("given-up") {
+        let linger = common::PATIENCE;
+        let (client, mut server) = pair_of(&server.linger(linger), &client.linger(linger)).await;
+        let (sender, _receiver) = client.split();
+        let sender = sender.into_shared();
+        let mut sink = sender.clone();
+        let message = sample(common::HOLDS, 0);
+        sender.send(message.clone()).await.unwrap();
+        // The future is dropped. The sink is not, and nobody polls it any more.
+        assert!(stays_pending(&mut SinkExt::close(&mut sink)).await);
+        let closing = tokio::spawn(async move { sender.close().await });
+        assert_eq!(within(server.next()).await.unwrap().unwrap(), message);
+        let closed = within(closing).await.unwrap();
+        assert!(closed.is_ok(), "{transport}: {closed:?}");
+        drop(sink);
+    }
+}
+
+#[tokio::test]
+async fn a_sink_whose_closing_was_given_up_keeps_no_clone_from_ending_the_direction() {
+    let (sender, mut server) = shared().await;
+    if cfg!(windows) {
+        println!("skipped: a pipe of bytes cannot be closed by half");
+        return;
+    }
+    let mut sink = sender.clone();
+    sender.send("last".into()).await.unwrap();
+    assert!(stays_pending(&mut SinkExt::close(&mut sink)).await);
+    within(sender.close_write()).await.unwrap();
+    assert_eq!(within(server.next()).await.unwrap().unwrap(), "last");
+    assert!(within(server.next()).await.is_none());
+}

@@ -1,6 +1,7 @@
 //! A sender for many tasks, which gathers what they send at about the same time.
 
 use std::collections::VecDeque;
+mod closers;
 mod flusher;
 mod sink;
 
@@ -17,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio_util::sync::ReusableBoxFuture;
 
+use self::closers::Closers;
 use self::flusher::{Flusher, flush_when_dirty};
 use super::closing::Linger;
 use super::core::Core;
@@ -102,8 +104,7 @@ struct Queue {
     over: AtomicBool,
     /// Whether nothing more is taken.
     closing: AtomicBool,
-    /// One closes at a time.
-    turn: tokio::sync::Mutex<()>,
+    closers: Arc<Closers>,
 }
 
 struct State {
@@ -147,7 +148,7 @@ impl SharedSender {
             started: AtomicBool::new(false),
             over: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            turn: tokio::sync::Mutex::new(()),
+            closers: Arc::default(),
         });
         // Nobody else has set it: there is one sender to a connection.
         let weak: Weak<Queue> = Arc::downgrade(&queue);
@@ -267,7 +268,6 @@ impl SharedSender {
         queue.with(|it| it.sender.check_half_closing())?;
         let taken = queue.stop_taking();
         queue.written(taken).await?;
-        let _turn = queue.turn.lock().await;
         queue.with(|it| it.sender.end_direction())?;
         // The flusher waits until the system has the message that says so, if there is one.
         queue.dirty.notify_one();
@@ -334,13 +334,14 @@ impl Queue {
                 return Ok(());
             }
             let drained = queue.core.closing.drained(&queue.core.io).await;
-            queue.with(|it| it.sender.finish(drained))
+            queue.with(|it| match it.sender.has_closed() {
+                // By another clone. What became of the peer after that does not matter.
+                true => Ok(()),
+                false => it.sender.finish(drained),
+            })
         };
-        let in_turn = async {
-            let _turn = queue.turn.lock().await;
-            queue.core.discarding(closing).await
-        };
-        if let Some(closed) = Linger::limit(&queue.core, in_turn).await {
+        let closing = queue.closers.run(queue.core.discarding(closing));
+        if let Some(closed) = Linger::limit(&queue.core, closing).await {
             return closed;
         }
         let (result, flusher) = queue.with(|it| match it.sender.has_closed() {
