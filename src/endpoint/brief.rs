@@ -1,8 +1,8 @@
-//! What the log says of texts that other programs have chosen: no more than fits into a line.
+//! Shortens texts from other programs for the log.
 
 use std::borrow::Cow;
 
-/// How many bytes of a text the log gets.
+/// The most bytes of a text that are logged.
 const LIMIT: usize = 200;
 
 /// The text, or its beginning with its length if it is long.

@@ -29,7 +29,7 @@ pub(super) struct Conversation {
     link: Arc<Link>,
     link_state: watch::Receiver<LinkState>,
     receiver: PipeReceiver,
-    /// Who is at the other end, if we have connected to it.
+    /// The program at the other end, if this side has connected to it.
     to: Option<String>,
     phase: Phase,
     /// Handled one after the other.
@@ -39,19 +39,19 @@ pub(super) struct Conversation {
     load: Arc<Load>,
 }
 
-/// What a conversation waits for, beside messages and handlers.
+/// What a conversation waits for, in addition to messages and handlers.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// The other side has connected. It is asked to send no more when the endpoint drains.
+    /// The other side has connected. When the endpoint drains, it is asked to send no more.
     Accepted,
-    /// The same, and the other side was asked.
+    /// As `Accepted`, and the other side was asked to send no more.
     AskedToClose,
-    /// We have connected. The destination finishes the link when it sends nothing more.
+    /// This side has connected. When it has nothing more to send, the destination finishes the link.
     Connected,
-    /// We send nothing more, and wait for the replies.
+    /// This side sends nothing more, and waits for the replies.
     AwaitingReplies,
-    /// We have closed our direction, as the other side has asked. It handles what we have sent, and
-    /// closes its direction then.
+    /// This side has closed its direction, as the other side has asked. The other side handles what it was
+    /// sent, and then closes its direction.
     PeerCloses,
 }
 
@@ -69,9 +69,9 @@ enum Step {
     EndOfStream(Result<(), Error>),
     /// The endpoint is draining.
     Draining,
-    /// We send nothing more.
+    /// This side sends nothing more.
     Finishing,
-    /// All replies have come, or nobody waits for them any more.
+    /// All replies have arrived, or nobody waits for them any more.
     AllAnswered,
     /// The connection is of no more use.
     Ended,
@@ -110,8 +110,8 @@ impl Conversation {
         &self.link
     }
 
-    /// Runs until the connection has ended and everything that came was handled, or until the endpoint
-    /// was shut down and has drained.
+    /// Runs until the connection has ended and everything that arrived was handled, or until the endpoint
+    /// was shut down and the drain timeout has passed.
     pub(super) async fn run(mut self) {
         let endpoint = self.endpoint.clone();
         let in_time = tokio::select! {
@@ -142,7 +142,7 @@ impl Conversation {
         }
         self.link.end(PEER_LEFT);
         let error = match (&self.to, closed) {
-            // If the other side has connected to us, it has missed replies at most.
+            // If the other side has made the connection, it can have missed only replies.
             (_, Ok(())) | (None, Err(Error::Closed { .. })) => return,
             (Some(to), Err(Error::Closed { .. })) => EndpointError::Unread { to: to.clone() },
             (_, Err(error)) => error.into(),
@@ -154,9 +154,9 @@ impl Conversation {
     /// ends it too.
     async fn hear_out(&mut self) {
         if !self.receiver.core.io.can_shutdown() {
-            // Such a pipe has no end of one direction, so the other side does not know that we have
-            // closed ours. It keeps its name until it has handled everything: it has an instance of the
-            // pipe until then.
+            // One direction of such a pipe cannot be ended alone, so the other side does not know that this
+            // side has closed its own. It keeps its name until it has handled everything, because it has an
+            // instance of the pipe until then.
             return;
         }
         self.phase = Phase::PeerCloses;
@@ -189,7 +189,7 @@ impl Conversation {
         }
     }
 
-    /// Waits for what happens next. Nothing is lost when it is cancelled.
+    /// Waits for the next step. Nothing is lost when it is cancelled.
     async fn next_step(&mut self) -> Step {
         let unhandled = self.unhandled();
         tokio::select! {
@@ -200,7 +200,7 @@ impl Conversation {
                 Step::Handled
             }
             Some(()) = self.requests.next(), if !self.requests.is_empty() => Step::Handled,
-            // After the handlers: one that begins to wait makes room.
+            // Polled after the handlers: a handler that begins to wait makes room for a message.
             message = next_message(&self.load, unhandled, &mut self.receiver) => match message {
                 Some(Ok(message)) => Step::Message(message),
                 Some(Err(Error::MessageTooLarge { size, max })) => Step::TooLarge { size, max },
@@ -210,8 +210,8 @@ impl Conversation {
         }
     }
 
-    /// Waits until everything that came is handled. If the other side has left, its requests get no more
-    /// than the drain timeout.
+    /// Waits until everything that arrived is handled. If the other side has left, its requests have only
+    /// the drain timeout.
     async fn finish_handlers(&mut self) {
         let peer_left = self.receiver.is_terminated() || self.link.state().is_ended();
         let waited = self.endpoint.options.drain_timeout;
@@ -233,8 +233,8 @@ impl Conversation {
     /// connection.
     fn ask_to_close(&mut self) {
         let (link, closing) = (self.link.clone(), envelope::closing(&self.endpoint.name));
-        // In a task of its own, since it is not a message that waits to be handled. It ends with the
-        // connection.
+        // In a task of its own, because it must not count as a message that is being handled. The task ends
+        // with the connection.
         self.endpoint.spawn(async move {
             if let Err(error) = link.write(closing).await {
                 tracing::debug!(%error, "cannot ask the other side to close");
@@ -273,7 +273,7 @@ impl Conversation {
             }
             Err(malformed) => {
                 let refusing = refuse(endpoint, link, malformed, self.process_id());
-                // It counts: the reason may be as long as the message.
+                // It counts as being handled: the reason may be as long as the message.
                 self.messages.push_back(Box::pin(async move {
                     let _permit = permit;
                     refusing.await;
@@ -286,7 +286,7 @@ impl Conversation {
     fn too_large(&mut self, size: usize, max: usize) {
         let (endpoint, link) = (self.endpoint.clone(), self.link.clone());
         if self.to.is_some() {
-            // Nobody knows whose reply it was: all that wait for one fail.
+            // It may have been a reply, and nobody knows to which request: all requests fail.
             link.fail_sent(&format!(
                 "a message of {size} bytes, which may have been the reply, is above the limit of {max} bytes"
             ));
@@ -300,7 +300,7 @@ impl Conversation {
         self.receiver.peer().ok()?.process_id
     }
 
-    /// How many messages came and are not handled to the end.
+    /// How many messages and requests have arrived and are not handled to the end.
     fn unhandled(&self) -> usize {
         self.messages.len() + self.requests.len()
     }
@@ -352,7 +352,7 @@ impl Drop for Conversation {
     }
 }
 
-/// Tells the application why reading has ended. That the other side has left is no error.
+/// Tells the application why reading has ended, unless the other side has just left.
 async fn report_reading(endpoint: &Shared, read: Result<(), Error>) {
     match read {
         Ok(()) | Err(Error::Closed { .. }) => {}

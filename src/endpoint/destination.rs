@@ -16,7 +16,7 @@ use crate::sync::{lock, until};
 use crate::tally::Tally;
 use crate::{Error, PipeClient, PipeName};
 
-/// Why messages that are left at the drain timeout were not delivered.
+/// Why the messages that are left at the drain timeout were not delivered.
 const SHUT_DOWN: &str = "this endpoint was shut down";
 
 /// Sends to one program: takes messages from its queue, and keeps the connection.
@@ -28,9 +28,9 @@ pub(super) struct Destination {
     queue: mpsc::Receiver<Accepted>,
     room: Arc<Room>,
     tally: Arc<Tally>,
-    /// Taken from the queue, and not with the system yet.
+    /// The message that was taken from the queue and that the system has not taken yet.
     current: Option<Accepted>,
-    /// Whether the system may have a part of it.
+    /// Whether the system may have a part of the current message.
     begun: AtomicBool,
     connection: Connection,
     obstacle: Obstacle,
@@ -40,22 +40,22 @@ pub(super) struct Destination {
 enum Connection {
     None,
     Open(Arc<Link>),
-    /// The other program has asked to end it. It first handles what came over this one. Whatever is
-    /// sent next goes to the program that has its name after it, and not before this connection has
-    /// ended or the deadline has passed. `None`: there is no deadline.
+    /// The other program has asked to end the connection, and first handles what came over it. The next
+    /// message goes to the program that takes the name after it, but only when this connection has ended or
+    /// the deadline has passed. `None`: there is no deadline.
     Ending(Arc<Link>, Option<Instant>),
 }
 
 /// What [`Destination::next_event`] has found.
 #[expect(
     clippy::large_enum_variant,
-    reason = "it is taken apart at once, and nobody keeps one"
+    reason = "the caller takes it apart at once, and none is stored"
 )]
 enum Wake {
     Message(Accepted),
     /// There will be no more messages.
     NoMore,
-    /// Something has become of the connection.
+    /// The state of the connection has changed.
     Connection,
 }
 
@@ -88,8 +88,8 @@ impl Destination {
         }
     }
 
-    /// Runs until nothing waits and there is no connection, or until the endpoint was shut down and has
-    /// drained.
+    /// Runs until no message waits and there is no connection, or until the endpoint was shut down and the
+    /// drain timeout has passed.
     async fn run(mut self) {
         let endpoint = self.endpoint.clone();
         tokio::select! {
@@ -106,7 +106,7 @@ impl Destination {
     async fn deliver_all(&mut self) {
         while self.take_next().await {
             let deadline = self.deadline();
-            // A message that has waited for too long behind others is not begun.
+            // If a message has waited too long behind others, sending it does not begin.
             if deadline.is_some_and(|it| it <= Instant::now()) {
                 self.give_up().await;
                 continue;
@@ -117,7 +117,7 @@ impl Destination {
             }
             let begun = self.begun.load(Relaxed);
             if begun {
-                // The next message could only follow the rest of this one.
+                // On this connection, the next message could only follow the rest of this one.
                 let reason = self.obstacle.get();
                 self.cut(reason.as_deref().unwrap_or(PEER_LEFT));
             } else if let Connection::Open(link) = &self.connection {
@@ -178,7 +178,8 @@ impl Destination {
         }
     }
 
-    /// Takes itself out of the handles' sight, unless there is something to do.
+    /// Removes its queue from the map in which the handles find it, unless a message waits. Returns whether
+    /// it has.
     fn leaves(&self) -> bool {
         let mut queues = lock(&self.endpoint.queues);
         let leaves = self.queue.is_empty();
@@ -188,7 +189,7 @@ impl Destination {
         leaves
     }
 
-    /// When the current message is given up.
+    /// The time at which the current message is given up.
     fn deadline(&self) -> Option<Instant> {
         let accepted = self.current.as_ref()?;
         let give_up_after = self.endpoint.options.give_up_after;
@@ -211,9 +212,9 @@ impl Destination {
             if !(is_missing && was_missing) {
                 self.obstacle.set(error.to_string());
             }
-            // Only the first attempt looks for the server elsewhere, so its text is the one to keep.
+            // Only the first attempt looks for the server in other folders, so its error says the most.
             was_missing = is_missing;
-            // Anywhere up to the whole pause: those who lost the same server come back apart.
+            // A random part of the pause: those who lost the same server connect again at different times.
             sleep(pause.mul_f64(random())).await;
             pause = pause.saturating_mul(2).min(longest);
         }
@@ -222,7 +223,7 @@ impl Destination {
 
     /// Sends the current message once, over the connection that there is or a new one.
     ///
-    /// Cancelled, or after an error, the connection is of no more use.
+    /// After an error, or when it is cancelled, the connection cannot be used any more.
     async fn attempt(&mut self) -> Result<(), Error> {
         self.finish_if_over();
         if matches!(self.connection, Connection::Ending(..)) {
@@ -246,7 +247,7 @@ impl Destination {
         self.obstacle.set("it does not read");
         let id = item.envelope.id;
         if let (Some(id), Some(requester)) = (id, item.requester.take()) {
-            // Before it is sent: the reply may come before the system says that it was sent.
+            // Before the request is sent: its reply may arrive before the write completes.
             link.expect(id, item.frame.len(), requester);
         }
         link.write_noting(item.frame.clone(), &self.begun).await?;
@@ -260,7 +261,7 @@ impl Destination {
     async fn connect(&mut self) -> Result<Arc<Link>, Error> {
         let options = &self.endpoint.options;
         let is_first = self.obstacle.get().is_none();
-        // A busy server is waited for as the system does; a missing one is tried again.
+        // Waits for a busy server here. `deliver` tries again if the server is missing.
         let conn = PipeClient::builder(&self.pipe)
             .timeout(options.backoff.1)
             .max_message_size(options.codec.max_message_size())
@@ -276,14 +277,14 @@ impl Destination {
         Ok(link)
     }
 
-    /// Finishes a connection over which nothing more is to be sent.
+    /// Finishes the connection if nothing more is to be sent over it.
     fn finish_if_over(&mut self) {
         if matches!(&self.connection, Connection::Open(link) if link.state().is_over()) {
             self.finish();
         }
     }
 
-    /// Sends nothing more on the connection, which ends when every reply has come.
+    /// Sends nothing more on the connection. It ends when every reply has arrived.
     fn finish(&mut self) {
         let Connection::Open(link) = &self.connection else {
             return;
@@ -298,7 +299,7 @@ impl Destination {
         };
     }
 
-    /// Ends the connection, which may have taken a part of the current message.
+    /// Ends the connection. It may have taken a part of the current message.
     fn cut(&mut self, reason: &str) {
         if let Connection::Open(link) = &self.connection {
             let link = link.clone();
@@ -308,7 +309,7 @@ impl Destination {
         }
     }
 
-    /// Nothing more of the current message goes over this connection.
+    /// Takes the current message back: nothing more of it goes over this connection.
     fn take_back(&mut self, link: &Link) {
         let Some(Accepted { item, .. }) = &mut self.current else {
             return;
@@ -316,12 +317,12 @@ impl Destination {
         let Some(id) = item.envelope.id else { return };
         item.requester = link.take(id);
         if item.requester.is_none() {
-            // The reply has come: the request was sent, although the system has not said so.
+            // The reply has arrived: so the request was sent, although the write has not completed.
             self.current = None;
         }
     }
 
-    /// What will not be sent any more, the oldest first.
+    /// Takes a message that will not be sent any more, the oldest first.
     fn take_left(&mut self) -> Option<Accepted> {
         self.current.take().or_else(|| self.queue.try_recv().ok())
     }
@@ -354,7 +355,7 @@ impl Destination {
             ..
         } = accepted.item;
         if let Some(requester) = requester {
-            // Nothing comes of it if nobody waits any more.
+            // Fails if nobody waits any more.
             let _ = requester.reply.send(Err(error));
             return;
         }

@@ -1,4 +1,4 @@
-//! What becomes of one message: its handlers are called, a request is answered, and what is wrong is told.
+//! Handles one message: calls its handlers, answers it if it is a request, and reports what is wrong with it.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -44,14 +44,14 @@ pub(super) async fn handle(
     let (action, from) = (envelope.action.clone(), envelope.from.clone());
     let (mut envelope, last) = (Some(envelope), handlers.len() - 1);
     for (n, handler) in handlers.into_iter().enumerate() {
-        // The last one gets the original, the others copies.
+        // The last handler gets the original, the others get copies.
         let given = match n == last {
             true => envelope.take(),
             false => envelope.clone(),
         };
         let Some(given) = given else { return };
-        // The handler is called in here, since it may panic before its first await. Its error is
-        // printed in here for the same reason.
+        // The handler is called inside of the guarded future, because it may panic before its first await.
+        // Its error is turned into text in here too, because that may panic as well.
         let handling = run_handler(&permit, is_message, async {
             let outcome = handler(given).await;
             let text = outcome.as_ref().err().map(|it| chain(&**it).to_string());
@@ -109,7 +109,7 @@ async fn answer(
     }
 }
 
-/// Tells the application of a message that is not an envelope, and its sender if it is a request.
+/// Tells the application of a message that is not an envelope. If it is a request, tells its sender too.
 pub(super) async fn refuse(
     endpoint: Arc<Shared>,
     link: Arc<Link>,

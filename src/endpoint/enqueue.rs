@@ -17,8 +17,8 @@ use super::shared::Shared;
 use crate::PipeName;
 use crate::sync::{lock, until};
 
-/// How long a handler waits at most for something to be taken out of a long queue. More would not help
-/// while the other program does not read at all.
+/// How long a handler waits at most for something to be taken out of a long queue. A longer wait would not
+/// help while the other program does not read at all.
 const HANDLER_PAUSE: Duration = Duration::from_millis(5);
 
 /// What became of a message that was to be put into a queue.
@@ -48,7 +48,7 @@ impl Shared {
         pushed.unwrap_or_else(|| Err(self.full(to)))
     }
 
-    /// Waits for room, behind those who wait already.
+    /// Puts a message into the queue. Waits for room, behind those who wait already.
     async fn push_in_turn(
         self: &Arc<Self>,
         to: &str,
@@ -100,12 +100,12 @@ impl Shared {
         item: Item,
         in_turn: bool,
     ) -> Result<Pushed, EndpointError> {
-        // Dropped after the locks: dropping `turn` wakes the next in line, which runs code of its
-        // executor.
+        // Declared first, so that they are dropped after the locks: dropping `turn` wakes the next in line,
+        // which runs the code of its executor.
         let (room, turn);
-        // Under this lock, so that no queue ends while something is put into it.
+        // Under this lock, so that no queue ends while a message is put into it.
         let mut queues = lock(&self.queues);
-        // Nothing is put into a queue after the endpoint has stopped being open.
+        // While this is held, the endpoint stays open: nothing is put into a queue afterwards.
         let open = self.life.hold_open();
         if open.is_none() || self.shutdown.is_shut_down() {
             return Err(self.shut_down_error().into());
@@ -135,13 +135,13 @@ impl Shared {
         }
     }
 
-    /// Lets a handler wait if the queue is long: until something was taken out, or for a moment. So
+    /// Lets a handler wait if the queue is long: until a message is taken out, or for [`HANDLER_PAUSE`]. So
     /// handlers do not make the queue longer while the other program reads.
     ///
-    /// Each message waits for one moment. The moments add up to the pause that the other program may
-    /// make before a message is refused: one for each place between
+    /// Each message waits for one such pause. Together they are the time for which the other program may
+    /// stop reading before a message is refused: one pause for each place between
     /// [`high_water`](super::options::Options::high_water) and the handlers' bound, which is 4.5 s by
-    /// default. One for each `queue` of messages would be 70 ms.
+    /// default. With one pause for each `queue` of messages, it would be only 70 ms.
     async fn pause_handler(&self, pipe: &PipeName) {
         let room = match lock(&self.queues).get(pipe) {
             Some(queue) if queue.len() >= self.options.high_water() => queue.room.clone(),
@@ -150,8 +150,8 @@ impl Shared {
         let _ = timeout(HANDLER_PAUSE, room.taken.notified()).await;
     }
 
-    /// Waits until all that was accepted before is with the system or given up: for one program, or
-    /// for all.
+    /// Waits until all messages that were accepted before were sent or given up: those to one program, or to
+    /// all.
     pub(super) async fn flush(&self, pipe: Option<&PipeName>) -> Result<(), EndpointError> {
         let tallies: Vec<_> = {
             let queues = lock(&self.queues);
@@ -162,7 +162,7 @@ impl Shared {
                 .map(|(_, queue)| (queue.to.clone(), queue.tally.clone()))
                 .collect()
         };
-        // Each counts what was accepted before this moment, not before its turn comes.
+        // Each flush begins now, so it covers what was accepted before this call.
         let flushing = tallies.into_iter().map(|(to, it)| (to, it.flushed()));
         let flushing: Vec<_> = flushing.collect();
         let flushed = flushing.into_iter().map(async |(to, it)| (to, it.await));

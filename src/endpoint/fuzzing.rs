@@ -1,20 +1,21 @@
-//! What the fuzzer needs of the envelope, which is not public. Only in builds for fuzzing.
+//! What the fuzzer needs of the envelope, and is not public. Only in builds for fuzzing.
 
 use bytes::Bytes;
 
 use super::envelope::{Received, closing, rejection, reply};
 
-/// What an endpoint has read from one message.
+/// One message as an endpoint decodes it.
 #[derive(Debug, PartialEq)]
 pub struct Decoded(Received);
 
 impl Decoded {
-    /// `None` for what is no envelope.
+    /// `None` if the message is not an envelope.
     pub fn new(json: &[u8]) -> Option<Self> {
         Received::decode(json).ok().map(Decoded)
     }
 
-    /// What would be sent for it; `None` for a rejection without a size, which nobody sends.
+    /// The same message as an endpoint encodes it; `None` for a rejection without a size, which no endpoint
+    /// sends.
     pub fn encode(&self) -> Option<Bytes> {
         Some(match &self.0 {
             Received::Message(envelope) => envelope.encode(),

@@ -14,7 +14,7 @@ use crate::BoxError;
 pub(super) type Handler =
     Arc<dyn Fn(Envelope) -> BoxFuture<'static, Result<Value, BoxError>> + Send + Sync>;
 
-/// Who handles what.
+/// The handlers of an endpoint.
 #[derive(Clone, Default)]
 pub(super) struct Handlers {
     by_action: HashMap<String, Handler>,
@@ -22,8 +22,8 @@ pub(super) struct Handlers {
 }
 
 impl Handlers {
-    /// Returns the handler that it replaces. Drop that one where no lock is held: it runs code of the
-    /// application's.
+    /// Returns the handler that it replaces. Drop that handler where no lock is held, because dropping it
+    /// runs the application's code.
     pub(super) fn on(&mut self, action: String, handler: Handler) -> Option<Handler> {
         self.by_action.insert(action, handler)
     }
@@ -41,7 +41,7 @@ impl Handlers {
     }
 }
 
-/// A handler of any type, as one type.
+/// Turns a handler of any type into a [`Handler`].
 pub(super) fn boxed_handler<H, F, R>(handler: H) -> Handler
 where
     H: Fn(Envelope) -> F + Send + Sync + 'static,

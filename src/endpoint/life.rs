@@ -3,12 +3,12 @@
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How far an endpoint has come. It only goes forward, in the order of these.
+/// The states of an endpoint. It goes through them only in this order.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(super) enum Life {
-    /// It listens, and takes messages for sending.
+    /// It listens, and accepts messages for sending.
     Open,
-    /// It takes no more messages for sending.
+    /// It accepts no more messages for sending.
     ShuttingDown,
     /// Nobody can connect to it any more. What it has begun may go on until the drain timeout.
     Draining {
@@ -29,7 +29,7 @@ impl Life {
     }
 }
 
-/// The state itself. The accept loop moves it on, and so does the drop of the endpoint.
+/// Holds the state. The accept loop advances it, and so does dropping the endpoint.
 #[derive(Debug)]
 pub(super) struct Lifecycle(watch::Sender<Life>);
 
@@ -38,10 +38,10 @@ impl Lifecycle {
         Lifecycle(watch::Sender::new(Life::Open))
     }
 
-    /// Goes on to `next`, unless it is there or further. Waits until nobody has the endpoint
-    /// [held open](Self::hold_open).
+    /// Advances to `next`, unless the state is `next` or a later one. Waits until nobody
+    /// [holds the endpoint open](Self::hold_open).
     pub(super) fn advance(&self, next: Life) {
-        // It wakes the waiting tasks after it has released its lock.
+        // This wakes the waiting tasks after it has released its lock.
         self.0.send_if_modified(|life| {
             let is_next = *life < next;
             if is_next {
@@ -51,7 +51,7 @@ impl Lifecycle {
         });
     }
 
-    /// `None` if it is not open any more. Else it stays open for as long as the guard lives.
+    /// `None` if it is not open any more. Otherwise it stays open for as long as the guard lives.
     pub(super) fn hold_open(&self) -> Option<watch::Ref<'_, Life>> {
         let life = self.0.borrow();
         (*life == Life::Open).then_some(life)
@@ -66,7 +66,7 @@ impl Lifecycle {
     }
 }
 
-/// Waits until the state is one of those that `is_it` takes, or until nobody can change it any more.
+/// Waits until `is_it` is true of the state, or until nobody can change the state any more.
 pub(super) async fn reached<T>(state: &mut watch::Receiver<T>, is_it: impl FnMut(&T) -> bool) {
     let _ = state.wait_for(is_it).await;
 }

@@ -1,5 +1,5 @@
-//! One connection, as its reader and its writer share it: the state, the way out, and the requests that
-//! wait for replies.
+//! What the reader and the writer of one connection share: its state, its sender, and the requests that wait
+//! for replies.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use super::error::EndpointError;
 use crate::sync::lock;
 use crate::{Error, PipeName, PipeSender};
 
-/// Why there are no more replies: the other side's doing, or this side's.
+/// Why there are no more replies: the other side has left, or this side has ended.
 pub(super) const PEER_LEFT: &str = "it left before it replied";
 pub(super) const ENDPOINT_ENDED: &str = "this endpoint has ended";
 
@@ -39,16 +39,16 @@ pub(super) struct LinkState {
     pub(super) peer_closing: bool,
 }
 
-/// How far a connection has come. It only goes forward.
+/// The phases of a connection. It goes through them only in this order.
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
-    /// It can be sent to.
+    /// Messages can be sent on it.
     Open,
-    /// This side sends nothing more, and ends the connection when every reply has come.
+    /// This side sends nothing more, and ends the connection when every reply has arrived.
     Finishing,
-    /// No reply comes any more, and nothing can be sent.
+    /// No more replies arrive, and nothing can be sent.
     Ended {
-        /// What the requests without a reply are told.
+        /// The reason in the errors of the requests that have no reply.
         reason: Arc<str>,
     },
 }
@@ -79,7 +79,7 @@ pub(super) struct Requester {
 }
 
 impl Requester {
-    /// Passes on what the other side has replied. Nothing comes of it if nobody waits any more.
+    /// Passes on what the other side has replied, if somebody still waits.
     pub(super) fn answer(self, outcome: Result<Value, String>) {
         let Requester {
             to, action, reply, ..
@@ -105,7 +105,7 @@ pub(super) struct Link {
 #[derive(Debug, Default)]
 struct Requests {
     by_id: HashMap<u64, Request>,
-    /// When there are so many, those that nobody waits for any more are removed.
+    /// At this number of requests, those that nobody waits for any more are removed.
     tidy_at: usize,
 }
 
@@ -114,26 +114,26 @@ struct Request {
     requester: Requester,
     /// The length of its frame.
     size: usize,
-    /// Whether the system has it. If not, it goes out again over another connection.
+    /// Whether the system has all of it. If not, it goes out again over another connection.
     is_sent: bool,
 }
 
 impl Requests {
-    /// Those that were sent: to be told by [`fail`].
+    /// Takes the requests that were sent, for [`fail`].
     fn take_sent(&mut self) -> Vec<Request> {
         let sent = self.by_id.extract_if(|_, it| it.is_sent);
         sent.map(|(_, it)| it).collect()
     }
 
-    /// Those that nobody waits for any more.
+    /// Takes the requests that nobody waits for any more.
     fn take_given_up(&mut self) -> Vec<Request> {
         let given_up = self.by_id.extract_if(|_, it| !it.requester.is_waiting());
         given_up.map(|(_, it)| it).collect()
     }
 }
 
-/// Tells the requesters that no reply comes any more. Not to be called under the lock: this wakes them,
-/// which runs code of their executor.
+/// Tells the requesters that no reply will arrive. Do not call it under the lock: it wakes their tasks, which
+/// runs the code of their executor.
 fn fail(requests: Vec<Request>, reason: &str) {
     for Request { requester, .. } in requests {
         let error = EndpointError::Unanswered {
@@ -141,14 +141,14 @@ fn fail(requests: Vec<Request>, reason: &str) {
             action: requester.action,
             reason: reason.into(),
         };
-        // Nothing comes of it if nobody waits any more.
+        // Fails if nobody waits any more.
         let _ = requester.reply.send(Err(error));
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // The endpoint itself tells what becomes of a message that was begun.
+        // The endpoint itself reports a message that was sent in part, so the sender logs nothing.
         self.writer.get_mut().discard();
     }
 }
@@ -174,12 +174,12 @@ impl Link {
         self.state.subscribe()
     }
 
-    /// The other side asks to be sent nothing more.
+    /// Notes that the other side asks this side to send nothing more.
     pub(super) fn peer_closes(&self) {
         self.state.send_modify(|state| state.peer_closing = true);
     }
 
-    /// This side sends nothing more. Returns whether the other side has asked for that.
+    /// From now on this side sends nothing more. Returns whether the other side has asked for that.
     pub(super) fn finish(&self) -> bool {
         self.state.send_if_modified(|state| {
             let is_open = matches!(state.phase, Phase::Open);
@@ -191,8 +191,8 @@ impl Link {
         self.state().peer_closing
     }
 
-    /// No reply comes any more; the first reason is the one that counts. For requests of which the
-    /// system has no more than a part, the destination decides.
+    /// Ends the connection: the requests that were sent fail with `reason`, or with that of the first call.
+    /// If the system has only a part of a request, the destination decides what becomes of it.
     pub(super) fn end(&self, reason: &str) {
         self.state.send_if_modified(|state| {
             let is_news = !state.is_ended();
@@ -205,8 +205,8 @@ impl Link {
         self.fail_if_ended();
     }
 
-    /// Fails the requests that were sent if the connection has ended. Whoever ends it calls this
-    /// afterwards, and so does whoever has sent a request: whichever comes second finds it.
+    /// Fails the requests that were sent if the connection has ended. It is called after the connection was
+    /// ended, and after a request was sent: the later of these calls finds both.
     fn fail_if_ended(&self) {
         let phase = self.state().phase.clone();
         if let Phase::Ended { reason } = phase {
@@ -222,24 +222,24 @@ impl Link {
 
     /// Waits until the connection has ended.
     pub(super) async fn ended(&self) {
-        // The sender of the states is in `self`.
+        // Cannot fail: the sender of the states is in `self`.
         let _ = self.subscribe().wait_for(LinkState::is_ended).await;
     }
 
-    /// Waits until nothing more is to be sent on it.
+    /// Waits until nothing more is to be sent on the connection.
     pub(super) async fn over(&self) {
         let _ = self.subscribe().wait_for(LinkState::is_over).await;
     }
 
     /// Waits until the system has the message.
     ///
-    /// Cancelled, the system may have a part of the message. The connection has ended then, or the next
-    /// write finishes it.
+    /// If it is cancelled, the system may have a part of the message. Then either the connection has ended,
+    /// or the next write completes the message.
     pub(super) async fn write(&self, message: Bytes) -> Result<(), Error> {
         self.write_noting(message, &AtomicBool::new(false)).await
     }
 
-    /// As [`write`](Self::write). Sets `begun` when it begins to send: before, nothing was sent.
+    /// As [`write`](Self::write). Sets `begun` when it begins to send: nothing was sent before that.
     pub(super) async fn write_noting(
         &self,
         message: Bytes,
@@ -275,7 +275,7 @@ impl Link {
             return Err(self.closed());
         }
         match peer_left {
-            // The system may know whether it has read everything.
+            // The system may know whether the other side has read everything.
             true => SinkExt::close(&mut *writer).await,
             false => Ok(()),
         }
@@ -288,7 +288,7 @@ impl Link {
         }
     }
 
-    /// A request is about to be sent.
+    /// Notes a request that is about to be sent.
     pub(super) fn expect(&self, id: u64, size: usize, requester: Requester) {
         let mut requests = self.requests();
         let mut given_up = Vec::new();
@@ -303,11 +303,11 @@ impl Link {
         };
         requests.by_id.insert(id, request);
         drop(requests);
-        // Not under the lock: this wakes the requesters.
+        // Not under the lock: this wakes the tasks of the requesters.
         drop(given_up);
     }
 
-    /// The request was sent: its reply comes over this connection, or not at all.
+    /// Notes that the request was sent: its reply comes over this connection, or not at all.
     pub(super) fn sent(&self, id: u64) {
         if let Some(request) = self.requests().by_id.get_mut(&id) {
             request.is_sent = true;
@@ -315,12 +315,12 @@ impl Link {
         self.fail_if_ended();
     }
 
-    /// Takes back a request that was not sent, or whose reply has come.
+    /// Takes out a request that was not sent, or whose reply has arrived.
     pub(super) fn take(&self, id: u64) -> Option<Requester> {
         Some(self.requests().by_id.remove(&id)?.requester)
     }
 
-    /// Takes the request whose frame has this size: the other side has left it out.
+    /// Takes out the oldest request whose frame has this size: the other side has left it out.
     pub(super) fn take_of_size(&self, size: u64) -> Option<Requester> {
         let mut requests = self.requests();
         let is_it = |it: &Request| u64::try_from(it.size) == Ok(size);
@@ -329,11 +329,11 @@ impl Link {
         Some(requests.by_id.remove(&id)?.requester)
     }
 
-    /// Waits until nobody waits for a reply any more. It does not notice that a reply has come: call it
-    /// again then.
+    /// Waits until nobody waits for a reply any more. It does not notice when a reply arrives: call it again
+    /// after each reply.
     pub(super) async fn all_answered(&self) {
         while let Some(deadline) = self.last_deadline() {
-            // Outside of the task's budget: it polls all of them, however many there are.
+            // Outside of the task's budget, because it polls all requests, however many there are.
             let given_up = unconstrained(poll_fn(|cx| self.poll_given_up(cx)));
             let _ = timeout_at(deadline, given_up).await;
         }
@@ -351,7 +351,8 @@ impl Link {
         given_up
     }
 
-    /// When the last requester gives up: a time far away if one waits forever, `None` if nobody waits.
+    /// The time at which the last requester gives up: a time far away if one waits forever, `None` if nobody
+    /// waits.
     fn last_deadline(&self) -> Option<Instant> {
         let mut requests = self.requests();
         let given_up = requests.take_given_up();

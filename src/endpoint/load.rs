@@ -1,7 +1,9 @@
-//! How much of one connection is being handled, and what a handler's own future may wait for. It may not
-//! wait for room: room comes when the other program reads, whose handlers may wait for room here. While it
-//! waits for another program's reply, reading goes on, because the question that has to be answered first
-//! may be among what comes.
+//! How many messages of one connection are being handled, and what a handler's own future may wait for.
+//!
+//! A handler must not wait for room in a queue: there is room when the other program reads, and the handlers
+//! of that program may be waiting for room here. A handler may wait for another program's reply. Meanwhile
+//! reading goes on, because the other program may have to ask a question before it can reply, and that
+//! question is among the messages to be read.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -21,13 +23,13 @@ tokio::task_local! {
 struct Handler {
     is_message: bool,
     bytes: usize,
-    /// How many replies it waits for. `None` once it has ended: what it has handed on to other tasks
-    /// waits without it.
+    /// How many replies and flushes it waits for. `None` once it has ended: if it has handed a wait to
+    /// another task, that no longer counts.
     waits: Mutex<Option<usize>>,
     load: Arc<Load>,
 }
 
-/// What is being handled of one connection, and how much of that waits for other programs.
+/// Counts what is being handled of one connection, and how much of that waits for other programs.
 #[derive(Debug)]
 pub(super) struct Load {
     /// The most that may be at work.
@@ -38,7 +40,8 @@ pub(super) struct Load {
     bytes: AtomicUsize,
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
-    /// How many of those that wait handle messages, not requests: one at most. Others are behind it.
+    /// How many of the waiting handlers handle messages and not requests. At most one: the messages behind
+    /// it wait for their turn.
     waiting_messages: AtomicUsize,
 }
 
@@ -86,8 +89,8 @@ impl Load {
         Permit { load, bytes }
     }
 
-    /// Whether another message may be read when so many are being handled. One is, however long it is,
-    /// as long as the others are below the limit.
+    /// Whether another message may be read while `messages` are being handled. As long as those are below the
+    /// limit, the next message is read, however long it is.
     pub(super) fn has_room(&self, messages: usize) -> bool {
         let bytes = self.bytes.load(Relaxed);
         let working = messages.saturating_sub(self.waiting.load(Relaxed));
@@ -101,7 +104,7 @@ impl Load {
         is_behind_one_that_waits && messages < most && bytes < self.waiting_limit.bytes
     }
 
-    /// Counts the handler among those that wait. Returns how much waited before.
+    /// Counts the handler among those that wait. Returns how many waited before.
     fn begin_waiting(&self, handler: &Handler) -> Amount {
         let messages = usize::from(handler.is_message);
         self.waiting_messages.fetch_add(messages, Relaxed);
@@ -118,7 +121,7 @@ impl Load {
     }
 }
 
-/// Runs what a handler does with a message.
+/// Runs the future of a handler.
 pub(super) async fn run_handler<F: Future>(
     permit: &Permit,
     is_message: bool,
@@ -135,7 +138,7 @@ pub(super) async fn run_handler<F: Future>(
     HANDLER.scope(handler, future).await
 }
 
-/// Ends a handler's waiting when the handler has ended or is cancelled.
+/// Ends a handler's waits when the handler has ended or is cancelled.
 struct EndOfHandler(Arc<Handler>);
 
 impl Drop for EndOfHandler {
@@ -152,7 +155,7 @@ pub(super) fn is_handler() -> bool {
     HANDLER.try_with(|_| ()).is_ok()
 }
 
-/// The handler that made it waits for another program for as long as this lives.
+/// While this lives, the handler that made it counts as waiting for another program.
 #[derive(Debug)]
 pub(super) struct Waiting(Option<Arc<Handler>>);
 

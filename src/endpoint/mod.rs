@@ -2,7 +2,7 @@
 //!
 //! # The states of an endpoint
 //!
-//! An endpoint has one state, which only goes forward. The accept loop moves it on, and so does dropping
+//! An endpoint has one state, which only goes forward. The accept loop advances it, and so does dropping
 //! the endpoint.
 //!
 //! ```text
@@ -23,7 +23,7 @@
 //! # The states of a connection
 //!
 //! Each connection to or from another program has one state too. It has a phase, which only goes forward,
-//! and a mark that the other side asks for the end (`"closing": true`), which may come in any phase.
+//! and a flag that the other side has asked for the end (`"closing": true`), which may be set in any phase.
 //!
 //! ```text
 //!           this side has               every reply has come,
@@ -34,9 +34,9 @@
 //! ```
 //!
 //! Only the program that has made a connection sends messages on it, so only that side finishes it: when
-//! it shuts down, or when the other side asks for the end. It then closes its direction, waits until the
-//! other side has handled everything and closes too, and connects to the program that has the
-//! name after it. The other side only replies.
+//! it shuts down, or when the other side asks for the end. It then closes its direction, and waits until the
+//! other side has handled everything and closes too. Its next message goes to the program that takes that
+//! name afterwards. The other side only replies.
 
 mod accept;
 mod brief;

@@ -4,8 +4,8 @@ use tokio::sync::Semaphore;
 
 use crate::MessageCodec;
 
-/// How many times as many messages may wait when handlers send them, and handlers when they wait
-/// for other programs.
+/// The defaults for handlers are so many times the other limits: for the messages that may wait when handlers
+/// send them, and for the handlers that may wait for other programs.
 pub(super) const ROOM_FOR_HANDLERS: usize = 16;
 
 /// What an endpoint does, apart from how it listens. The builder documents each of these.
@@ -55,8 +55,8 @@ impl Options {
         messages.min(Semaphore::MAX_PERMITS)
     }
 
-    /// From how many waiting messages on a handler that sends one more pauses first. It is above the
-    /// `queue`, so only handlers bring a queue there.
+    /// At this many waiting messages, a handler that sends one more pauses first. This is above the `queue`,
+    /// so only handlers make a queue this long.
     pub(super) fn high_water(&self) -> usize {
         self.queue.saturating_mul(2)
     }

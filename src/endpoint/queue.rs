@@ -1,5 +1,5 @@
-//! The queue of messages to one program, as the handles see it. Its other end is the
-//! [`Destination`](super::destination).
+//! The queue of messages to one program. The handles put messages into it, and the
+//! [`Destination`](super::destination) takes them out.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +17,7 @@ use crate::tally::Tally;
 pub(super) struct Item {
     pub(super) envelope: Envelope,
     pub(super) frame: Bytes,
-    /// Who waits for the reply, if it is a request.
+    /// The caller that waits for the reply, if it is a request.
     pub(super) requester: Option<Requester>,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Accepted {
     pub(super) since: Instant,
 }
 
-/// What the handles need of a program that is being sent to.
+/// What the handles need to send to one program.
 #[derive(Debug)]
 pub(super) struct Queue {
     /// Its capacity is the handlers' bound.
@@ -39,15 +39,15 @@ pub(super) struct Queue {
     pub(super) obstacle: Obstacle,
 }
 
-/// Tells those who wait for room that something was taken out of a queue, or that the queue has ended.
+/// Wakes those who wait for room: a message was taken out of the queue, or the queue has ended.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Held by the first of those who wait for room. The others wait for this lock, in turn: so nobody
+    /// The first of those who wait for room holds this lock. The others wait for the lock, in turn: so nobody
     /// overtakes anybody, and each gets room in the end.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// For the one whose turn it is: there is room below the `queue`.
+    /// Wakes the holder of `turn`: fewer messages than the `queue` wait.
     pub(super) below_limit: Notify,
-    /// For handlers, which wait for a moment: something was taken out.
+    /// Wakes the handlers that pause: a message was taken out.
     pub(super) taken: Notify,
 }
 
@@ -58,7 +58,7 @@ impl Room {
     }
 }
 
-/// Why a program cannot be sent to at the moment, for people to read. `None` if nothing is known.
+/// Why messages to a program are held up at the moment, as text. `None` if nothing is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Obstacle(Arc<Mutex<Option<String>>>);
 

@@ -14,17 +14,17 @@ use super::queue::Queue;
 use crate::sync::{lock, until};
 use crate::{Error, PipeName, ShutdownHandle};
 
-/// What an endpoint, its handles and its tasks have in common.
+/// What an endpoint, its handles and its tasks share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) name: String,
     pub(super) pipe: PipeName,
     pub(super) options: Options,
     pub(super) handlers: Mutex<Handlers>,
-    /// The programs that something is being sent to, or that there is a connection to.
+    /// The queues of all programs that messages wait for, or that this endpoint has a connection to.
     pub(super) queues: Mutex<HashMap<PipeName, Queue>>,
     pub(super) events: EventSender,
-    /// Anyone may ask for the shutdown. The accept loop then moves `life` on.
+    /// Any handle may ask for the shutdown. The accept loop then advances `life`.
     pub(super) shutdown: ShutdownHandle,
     pub(super) life: Lifecycle,
     pub(super) tasks: TaskTracker,
@@ -39,7 +39,7 @@ impl Shared {
         let task = async move {
             tokio::select! {
                 biased;
-                // An error means that nothing is left of the endpoint.
+                // Also when the wait fails: then nothing is left of the endpoint.
                 () = reached(&mut life, |it| *it == Life::Dropped) => {}
                 () = task => {}
             }
@@ -47,7 +47,7 @@ impl Shared {
         self.tasks.spawn_on(task, &self.runtime);
     }
 
-    /// Gives an event to the application, waiting until there is room for it.
+    /// Gives an event to the application. Waits until there is room for it.
     pub(super) async fn emit(&self, event: Event) {
         self.events.send(event).await;
     }
