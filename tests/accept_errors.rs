@@ -65,8 +65,12 @@ async fn echo(mut conn: PipeConnection) -> Result<(), BoxError> {
 fn a_server_whose_runtime_has_ended_says_so_and_is_shut_down() {
     let name = unique_name("ended");
     let mut server = outlived(async || PipeServer::bind(&name).unwrap());
+    let stop = server.shutdown_handle();
     elsewhere(async {
+        assert!(!stop.is_shut_down());
         is_for_good(&server.accept().await.unwrap_err(), &name);
+        assert!(stop.is_shut_down());
+        within(stop.requested()).await;
         for _ in 0..2 {
             is_shut_down(server.accept().await);
         }

@@ -114,6 +114,20 @@ impl PipeServer {
 
     /// As [`accept`](Self::accept), to be called from a `poll` function.
     pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<PipeConnection, Error>> {
+        let accepted = ready!(self.poll_client(cx));
+        if self.listener.is_none() {
+            // After an error, the handles say so as well.
+            self.shutdown.shutdown();
+        }
+        Poll::Ready(accepted)
+    }
+
+    /// As [`poll_accept`](Self::poll_accept), but does not begin the shutdown after an error. That wakes
+    /// the tasks that wait for it, which runs code of their executor: not to be done under a lock.
+    pub(super) fn poll_client(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<PipeConnection, Error>> {
         let Some(listener) = &mut self.listener else {
             return Poll::Ready(Err(Error::ShutDown {
                 pipe: self.name.clone(),

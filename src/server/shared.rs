@@ -14,9 +14,9 @@ impl SharedServer {
         SharedServer(Arc::new(Mutex::new(server)))
     }
 
-    /// As [`PipeServer::accept`].
+    /// As [`PipeServer::accept`]. After an error, the caller begins the shutdown.
     pub(crate) async fn accept(&self) -> Result<PipeConnection, Error> {
-        poll_fn(|cx| lock(&self.0).poll_accept(cx)).await
+        poll_fn(|cx| lock(&self.0).poll_client(cx)).await
     }
 
     /// Stops listening: from now on nobody can connect.
