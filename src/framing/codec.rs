@@ -9,10 +9,10 @@ pub(crate) const HEADER: usize = 4;
 /// The rules for messages on a stream of bytes, without any I/O: a 4-byte big-endian length,
 /// then that many bytes of payload.
 ///
-/// This is the wire format of tokio-util's [`LengthDelimitedCodec`] with its defaults, and the
-/// codec can stand in its place in a [`Framed`]. It differs in what it does for a hostile or
-/// broken peer: a length above the limit is refused when its header is there, before any memory
-/// is taken for it, and memory for a long message grows with what has arrived.
+/// This is the wire format of tokio-util's [`LengthDelimitedCodec`] with its defaults, and this
+/// codec can replace it in a [`Framed`]. It differs in how it treats a hostile or
+/// broken peer: a length above the limit is refused as soon as its header is there, before any memory
+/// is allocated for it, and memory for a long message grows with what has arrived.
 ///
 /// ```
 /// use asyncipc::MessageCodec;
@@ -34,7 +34,7 @@ pub struct MessageCodec {
     max_message_size: usize,
 }
 
-/// How far into the next frame the bytes at hand reach.
+/// How much of the next frame is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The whole frame is there, with a payload of this length.
@@ -46,14 +46,14 @@ pub(crate) enum Progress {
 }
 
 impl MessageCodec {
-    /// The limit on a message's size unless another is set: 16 MiB.
+    /// The default limit on a message's size: 16 MiB.
     pub const DEFAULT_MAX_MESSAGE_SIZE: usize = 16 << 20;
 
     /// A codec that refuses messages longer than `max_message_size` bytes, in both directions.
     ///
-    /// The header can announce at most [`u32::MAX`] bytes, so a higher limit means that one.
+    /// The header can announce at most [`u32::MAX`] bytes, so a higher limit is lowered to that.
     pub fn new(max_message_size: usize) -> Self {
-        // On 32-bit systems, no memory can hold more than half of what the header can announce.
+        // On 32-bit systems, a buffer can have at most half of what the header can announce.
         let most = (u32::MAX as usize).min(isize::MAX as usize - HEADER);
         MessageCodec {
             max_message_size: max_message_size.min(most),

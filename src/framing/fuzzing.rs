@@ -1,4 +1,4 @@
-//! What the fuzzer needs of the read buffer, which is not public. Only in builds for fuzzing.
+//! What the fuzzer needs of the read buffer, and is not public. Only in builds for fuzzing.
 
 use bytes::{BufMut, BytesMut};
 
@@ -10,7 +10,7 @@ use crate::Error;
 pub struct Reading(ReadBuffer);
 
 impl Reading {
-    /// `skip`: what is above the limit is reported and skipped.
+    /// `skip`: a frame above the limit is reported and then skipped.
     pub fn new(max_message_size: usize, skip: bool, read_ahead: &[u8]) -> Self {
         let codec = MessageCodec::new(max_message_size);
         let mut buffer = ReadBuffer::new(codec, read_ahead.into());
@@ -20,11 +20,11 @@ impl Reading {
         Reading(buffer)
     }
 
-    /// The next message, behind what is in `buf`; or how many bytes its frame needs.
+    /// Appends the next message to `buf`, or returns how many bytes its frame needs.
     ///
     /// # Errors
     ///
-    /// Above the limit.
+    /// The message is above the limit.
     pub fn next(&mut self, buf: &mut BytesMut, copy: bool) -> Result<Option<usize>, Error> {
         Ok(match self.0.next_frame()? {
             Frame::Complete(len) if copy => {
@@ -42,7 +42,7 @@ impl Reading {
         })
     }
 
-    /// Puts at most `most` bytes from the front of `bytes` into the buffer, and says how many.
+    /// Puts at most `most` bytes from the front of `bytes` into the buffer, and returns how many.
     pub fn fill(&mut self, needs: usize, bytes: &[u8], most: usize) -> usize {
         let filled = self.0.fill(needs, |room| {
             assert!(room.has_remaining_mut());

@@ -1,8 +1,8 @@
 //! Messages on a stream of bytes, without any I/O.
 //!
-//! [`ReadBuffer`] decides where the bytes of the next read go and which message they complete,
-//! [`WriteBuffer`] which bytes go out in one write. [`MessageCodec`] is the rule that both follow,
-//! and a codec for tokio-util's `Framed`. Sockets, wakers and tasks are the callers' business.
+//! [`ReadBuffer`] decides where the bytes of the next read go, and which message they complete.
+//! [`WriteBuffer`] decides which bytes go out in one write. [`MessageCodec`] has the rules that both follow,
+//! and is a codec for tokio-util's `Framed`. The callers have the sockets, wakers and tasks.
 
 mod codec;
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! What was read and not handed out yet.
+//! The bytes that were read and not handed out yet.
 
 use std::io;
 
@@ -11,42 +11,42 @@ use crate::buffers::{BLOCK, Block};
 /// Frames up to this length are read many at a time, and copied out of the block.
 const COPY_OUT: usize = 16 << 10;
 
-/// The same after a wait, when the next message probably comes alone.
+/// After a wait, when the next message probably comes alone, frames up to this length are copied out.
 const ALONE: usize = 1 << 10;
 
-/// The most that is made room for because the frame before was that long.
+/// The most room that is made in advance because the last frame was as long.
 const EXPECTED: usize = HEADER + (1 << 20);
 
-/// Bytes that were read, up to the end of the message at their front or further.
+/// Bytes that were read, and which message they complete.
 ///
 /// Small frames gather in a block, which belongs to the thread and is given back when it is empty.
-/// A long frame gets a buffer of its own, with which its message is handed out: no copy is made, and
+/// A long frame gets a buffer of its own, and that buffer becomes the message: no copy is made, and
 /// the message keeps no more memory than it needs. At most one of the two has bytes in it.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     codec: MessageCodec,
     block: Block,
-    /// The beginning of one frame.
+    /// The beginning of one long frame.
     frame: BytesMut,
     /// How long the next frame will be, if it is as long as the one before it.
     expected: usize,
-    /// Whether the next message is the first after a wait, and probably comes alone.
+    /// Whether the next message is the first one after a wait: then it probably comes alone.
     waited: bool,
     too_large: TooLarge,
 }
 
-/// What becomes of a frame above the limit.
+/// What is done with a frame above the limit.
 #[derive(Debug)]
 enum TooLarge {
     /// It stays at the front.
     Stays,
-    /// It is skipped. So many bytes of one are still to come, and nothing is buffered until they
-    /// have.
+    /// It is skipped. This many bytes of it are still to come, and nothing is buffered until they have
+    /// come.
     Skipped(usize),
 }
 
 impl ReadBuffer {
-    /// `read_ahead` is what was read already.
+    /// `read_ahead`: the bytes that were read already.
     pub(crate) fn new(codec: MessageCodec, read_ahead: BytesMut) -> Self {
         ReadBuffer {
             codec,
@@ -87,7 +87,7 @@ impl ReadBuffer {
         self.codec.max_message_size()
     }
 
-    /// From now on, frames above the limit are skipped after they were reported.
+    /// From now on, a frame above the limit is reported and then skipped.
     #[cfg(any(feature = "endpoint", test, fuzzing))]
     pub(crate) fn skip_too_large(&mut self) {
         if let TooLarge::Stays = self.too_large {
@@ -100,8 +100,8 @@ impl ReadBuffer {
         matches!(self.too_large, TooLarge::Skipped(_))
     }
 
-    /// The length of the message at the front, when all of it is there. Nearly free: most small
-    /// messages came with the one before them.
+    /// The length of the message at the front, if all of it is there. This is nearly free, and often enough:
+    /// most small messages were read together with the one before them.
     #[inline]
     pub(crate) fn complete(&self) -> Option<usize> {
         match self.codec.progress(self.bytes()) {
@@ -110,13 +110,12 @@ impl ReadBuffer {
         }
     }
 
-    /// The length of the message at the front when all of it is there, or how many bytes its frame
-    /// needs: those that are buffered, and more for [`fill`](Self::fill).
+    /// The length of the message at the front if all of it is there. Otherwise, how many bytes its frame
+    /// needs: the buffered ones, and those that [`fill`](Self::fill) has to add.
     ///
     /// # Errors
     ///
-    /// [`Error::MessageTooLarge`]: once for a frame that is skipped, again and again for one that is
-    /// not.
+    /// [`Error::MessageTooLarge`]: once for a frame that is skipped, and every time for one that is not.
     pub(crate) fn next_frame(&mut self) -> Result<Frame, Error> {
         if let TooLarge::Skipped(left @ 1..) = self.too_large {
             self.skip(left);
@@ -152,7 +151,7 @@ impl ReadBuffer {
             self.frame.advance(HEADER);
             return std::mem::take(&mut self.frame);
         }
-        // There is more, or far less, in a buffer that was made for one.
+        // The buffer has more than this frame in it, or is far larger than the frame.
         let message = BytesMut::from(&self.frame[HEADER..whole]);
         self.advance(whole);
         message
@@ -162,7 +161,7 @@ impl ReadBuffer {
     pub(crate) fn copy_to(&mut self, len: usize, buf: &mut BytesMut) {
         buf.extend_from_slice(&self.bytes()[HEADER..HEADER + len]);
         self.advance(HEADER + len);
-        // No buffers of their own for messages that are copied.
+        // Messages that are copied need no buffers of their own.
         self.expected = 0;
     }
 
@@ -178,7 +177,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Drops what is there of the next `left` bytes, and remembers the rest.
+    /// Drops those of the next `left` bytes that are there, and remembers how many are still to come.
     fn skip(&mut self, left: usize) {
         let there = left.min(self.len());
         self.advance(there);
@@ -186,10 +185,10 @@ impl ReadBuffer {
         self.expected = 0;
     }
 
-    /// Has `read` put bytes behind those that are there, towards the `needs` bytes of the frame at
-    /// the front. `read` is called once and gives its result back.
+    /// Calls `read` once to append bytes to those that are there, towards the `needs` bytes of the frame at
+    /// the front. Returns what `read` returns.
     ///
-    /// A peer gets memory for what it has sent, not for what it announces.
+    /// Memory is allocated for what a peer has sent, not for what it announces.
     pub(crate) fn fill(
         &mut self,
         needs: usize,
@@ -200,7 +199,7 @@ impl ReadBuffer {
             let large = expected > COPY_OUT;
             if self.block.is_empty() {
                 if std::mem::take(&mut self.waited) && expected > ALONE {
-                    // Whatever comes is probably one frame like the last one.
+                    // What comes is probably one frame, as long as the last one.
                     self.frame.reserve(expected);
                     return read(&mut (&mut self.frame).limit(expected));
                 }
@@ -209,7 +208,7 @@ impl ReadBuffer {
                 }
             }
             if needs <= BLOCK && !(large && needs > COPY_OUT) {
-                // Many frames in one read, so no reads into the last corner of the block.
+                // A read is to get many frames, so it does not go into a small rest of the block.
                 let least = (needs - self.block.len()).max(BLOCK / 4);
                 return read(&mut self.block.room(least));
             }
@@ -219,20 +218,20 @@ impl ReadBuffer {
         }
         let (len, missing) = (self.frame.len(), needs - self.frame.len());
         if self.frame.capacity() == len {
-            // As much again as has come, and not past the end.
+            // As much room again as has come, and not past the end of the frame.
             let room = if missing <= len + BLOCK { missing } else { len };
             self.frame.reserve(room);
         }
         read(&mut (&mut self.frame).limit(missing))
     }
 
-    /// There is nothing to read now. An idle connection keeps no memory.
+    /// To be called when there is nothing to read now: an idle connection keeps no memory.
     pub(crate) fn wait(&mut self) {
         if self.is_empty() {
             self.clear();
             self.waited = true;
         } else if self.frame.len() <= ALONE {
-            // What has begun like this need not become as long as was expected.
+            // A frame that begins with so few bytes may well be shorter than expected.
             self.block.push(&std::mem::take(&mut self.frame));
         }
     }
@@ -249,7 +248,7 @@ impl ReadBuffer {
 pub(crate) enum Frame {
     /// A whole frame, with a payload of this length.
     Complete(usize),
-    /// Less than a frame, which is this long, header included, as far as is known.
+    /// Less than a frame. As far as is known, the frame needs this many bytes, header included.
     Needs(usize),
 }
 

@@ -1,4 +1,4 @@
-//! What was taken for sending and is not with the system yet.
+//! The messages that were accepted for sending and that the system has not taken yet.
 
 use std::io::IoSlice;
 
@@ -7,26 +7,26 @@ use bytes::{Buf, Bytes};
 use super::HEADER;
 use crate::buffers::{BLOCK, Block};
 
-/// Messages up to this size are copied into the block that goes out in one write. Longer ones go
-/// out from where they are, without waiting for others.
+/// Messages up to this size are copied into the block that goes out in one write. Longer messages are
+/// written from their own memory, without waiting for others.
 const COPY_IN: usize = 4 << 10;
 
-/// Where a write takes one buffer only, this much of a long message is copied behind what comes
-/// before it, to go out in one.
+/// Where a write takes only one buffer, this much of a long message is copied behind the small ones before
+/// it, so that they go out in one write.
 const COALESCE: usize = 128 << 10;
 
-/// Messages up to this size are copied at once. Those up to [`COPY_IN`] are when another one comes
-/// behind them: one that goes out alone is not.
+/// Messages up to this size are copied at once. Messages up to [`COPY_IN`] are copied only when another
+/// message comes behind them: a message that goes out alone is not copied.
 const COPY_NOW: usize = 1 << 10;
 
 /// The most of a message that is given to one write: some systems refuse more than 2 GiB.
 const MOST_AT_ONCE: usize = 1 << 30;
 
-/// When this much waits to go out, it does, before more is taken.
+/// When this much waits to go out, it is written before more is accepted.
 const HIGH_WATER: usize = BLOCK - 2 * (COPY_IN + HEADER);
 
-/// Frames on their way out: many small ones in one block, then at most one payload that is not
-/// copied where the system takes several buffers in one write.
+/// Frames on their way out: many small ones in one block, and behind them at most one payload in its own
+/// memory. Where the system takes several buffers in one write, that payload is not copied.
 #[derive(Debug, Default)]
 pub(crate) struct WriteBuffer {
     head: Block,
@@ -35,10 +35,10 @@ pub(crate) struct WriteBuffer {
     keeps_spent: bool,
 }
 
-/// Payloads that are of no more use, kept for somebody to drop them.
+/// Payloads that are done with, kept until the caller drops them.
 #[derive(Debug, Default)]
 pub(crate) struct Spent {
-    /// Nearly always the only one: it takes no allocation.
+    /// Nearly always the only one, so usually nothing is allocated.
     first: Option<Bytes>,
     more: Vec<Bytes>,
 }
@@ -58,7 +58,8 @@ impl WriteBuffer {
         self.payload.len() > COPY_IN || self.head.len() >= HIGH_WATER
     }
 
-    /// Appends a frame. Not for a buffer that is full. What was copied of `message` is left there.
+    /// Appends a frame. Do not call it when the buffer is full. If the message was copied, it stays in
+    /// `message`; otherwise `message` is empty afterwards.
     #[inline]
     pub(crate) fn push(&mut self, header: [u8; HEADER], message: &mut Bytes) {
         if !self.payload.is_empty() {
@@ -73,13 +74,13 @@ impl WriteBuffer {
         }
     }
 
-    /// Lets go of the payload, and so of the memory that it was a part of.
+    /// Retires the payload, and so releases the memory that it is a part of.
     fn retire_payload(&mut self) {
         let payload = std::mem::take(&mut self.payload);
         self.retire(payload);
     }
 
-    /// Drops a payload that is of no more use, unless those are kept.
+    /// Drops a payload that is done with, or keeps it if such payloads are kept.
     pub(crate) fn retire(&mut self, payload: Bytes) {
         if !self.keeps_spent {
             return;
@@ -95,13 +96,13 @@ impl WriteBuffer {
         self.keeps_spent = true;
     }
 
-    /// Payloads that are of no more use, to be dropped where no lock is held: their memory may be the
-    /// application's, with code of its own.
+    /// Takes the payloads that are done with. Drop them where no lock is held: dropping them may run the
+    /// application's code.
     pub(crate) fn take_spent(&mut self) -> Spent {
         std::mem::take(&mut self.spent)
     }
 
-    /// What comes next, for a write that takes several buffers. The second one may be empty.
+    /// The next bytes to write, for a write that takes several buffers. The second one may be empty.
     pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
         [
             IoSlice::new(self.head.as_slice()),
@@ -119,8 +120,8 @@ impl WriteBuffer {
         }
     }
 
-    /// Fills the rest of a write that begins with small frames from the large one behind them, for
-    /// a system that takes one buffer at a time.
+    /// Copies the beginning of the payload behind the small frames, so that one write takes both: for a
+    /// system that takes one buffer at a time.
     pub(crate) fn coalesce(&mut self) {
         let head = self.head.len();
         if head > 0 && head < COALESCE {
@@ -133,7 +134,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Takes what comes next, as one buffer for a system that keeps it until it is written.
+    /// Takes the next bytes to write as one buffer, for a system that keeps the buffer until it is written.
     pub(crate) fn take(&mut self) -> Bytes {
         // A copy costs less here than a second write.
         if self.len() <= COALESCE {
@@ -150,7 +151,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Gives memory back when there is nothing in it.
+    /// Gives the block's memory back if the buffer is empty.
     pub(crate) fn release(&mut self) {
         if self.is_empty() {
             self.head.release();
