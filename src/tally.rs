@@ -30,7 +30,7 @@ struct Flush {
 }
 
 impl Tally {
-    /// A message was put into the queue. Call this under the lock under which it is put there.
+    /// A message was put into the queue. Call this under the same lock as putting it there.
     pub(crate) fn accept(&self) {
         self.lock().accepted += 1;
     }

@@ -23,20 +23,20 @@
 #include <stdint.h>
 
 /**
- * How a call ended, and why something is over. asyncipc_last_error() has the same as a text, with
+ * How a call ended, and why a connection has ended. asyncipc_last_error() has the same as a text, with
  * the name, size or time in it.
  */
 typedef enum {
   /**
-   * It was done. As the reason of a disconnection: the other end left, between two messages.
+   * Success. As the reason of a disconnection: the other end left, between two messages.
    */
   ASYNCIPC_RESULT_OK = 0,
   /**
-   * A null pointer, or a number that is none of those that are allowed there.
+   * A null pointer, or a number that is not allowed there.
    */
   ASYNCIPC_RESULT_INVALID_ARGUMENT,
   /**
-   * The handle is of no pipe: it was destroyed, or never created.
+   * The handle belongs to no pipe: the pipe was destroyed, or never created.
    */
   ASYNCIPC_RESULT_INVALID_HANDLE,
   /**
@@ -48,7 +48,7 @@ typedef enum {
    */
   ASYNCIPC_RESULT_INVALID_NAME,
   /**
-   * This system does not have it.
+   * This system does not support it.
    */
   ASYNCIPC_RESULT_UNSUPPORTED,
   /**
@@ -60,7 +60,7 @@ typedef enum {
    */
   ASYNCIPC_RESULT_BUSY,
   /**
-   * The time was over before the server was there, or free.
+   * The server was not there, or not free, before the time had passed.
    */
   ASYNCIPC_RESULT_TIMED_OUT,
   /**
@@ -96,11 +96,11 @@ typedef enum {
    */
   ASYNCIPC_RESULT_SHUT_DOWN,
   /**
-   * There is nobody to send to: no such client, or not yet, or not any more.
+   * There is nobody to send to: no such client is connected, or not yet, or not any more.
    */
   ASYNCIPC_RESULT_NOT_CONNECTED,
   /**
-   * As many messages wait to be sent as may.
+   * The queue has no room for another message.
    */
   ASYNCIPC_RESULT_QUEUE_FULL,
   /**
@@ -108,7 +108,7 @@ typedef enum {
    */
   ASYNCIPC_RESULT_DISCONNECTED,
   /**
-   * The system has an error.
+   * The system reported an error.
    */
   ASYNCIPC_RESULT_IO,
   /**
@@ -118,8 +118,8 @@ typedef enum {
 } asyncipc_result;
 
 /**
- * How bytes are moved, as programs know it that were written for completion routines or for
- * overlapped I/O. What goes over the pipe is the same, and either end may have either.
+ * How bytes are moved: the names are those that programs for completion routines or overlapped I/O use.
+ * What goes over the pipe is the same, and the two ends may have different kinds.
  */
 typedef enum {
   /**
@@ -148,12 +148,12 @@ typedef enum {
 } asyncipc_role;
 
 /**
- * What asyncipc_set_option() sets. Those that say yes or no are 1 or 0, times are in milliseconds;
- * UINT64_MAX is for ever.
+ * What asyncipc_set_option() sets. Options that are on or off are 1 or 0. Times are in milliseconds;
+ * UINT64_MAX is forever.
  */
 typedef enum {
   /**
-   * Whether the system keeps messages apart, for peers that speak raw message pipes. Default 0.
+   * Whether the system keeps messages apart, for programs that use raw message pipes. Default 0.
    * Both ends must have the same. Only on Windows: elsewhere 1 is ASYNCIPC_RESULT_UNSUPPORTED.
    */
   ASYNCIPC_OPTION_MESSAGE_MODE = 0,
@@ -171,13 +171,13 @@ typedef enum {
    */
   ASYNCIPC_OPTION_SEND_TIMEOUT,
   /**
-   * How long what waits in the queues may take to be sent, and read by the other end, after
-   * asyncipc_exit() or asyncipc_disconnect(). Default 10000 for servers, 5000 for clients.
+   * After asyncipc_exit() or asyncipc_disconnect(): how long it may take until what waits in the queues
+   * is sent and the other end has read it. Default 10000 for servers, 5000 for clients.
    */
   ASYNCIPC_OPTION_DRAIN_TIMEOUT,
   /**
    * Server: how many clients may be connected at a time, at least 1; others wait. Default: as many
-   * as the system lets.
+   * as the system allows.
    */
   ASYNCIPC_OPTION_MAX_CONNECTIONS,
   /**
@@ -195,55 +195,56 @@ typedef enum {
 } asyncipc_option;
 
 /**
- * One end of a pipe: a server with all its clients, or a client. Only the functions here know what
- * it is. Any thread can use it; after asyncipc_destroy() every use is ASYNCIPC_RESULT_INVALID_HANDLE.
+ * One end of a pipe: a server with all its clients, or a client. It is opaque. Any thread can use it; after
+ * asyncipc_destroy() every use returns ASYNCIPC_RESULT_INVALID_HANDLE.
  */
 typedef struct asyncipc_pipe asyncipc_pipe;
 
 /**
- * What a pipe calls. Each may be null. `user` is what asyncipc_create() was given.
+ * The functions that a pipe calls. Each may be null. `user` is what asyncipc_create() was given.
  *
- * All of one pipe are called from one thread of the library, one at a time, in the order in which
- * things happen. While one runs, nothing is received and nothing is sent by this pipe; others go on.
- * Every function can be called from them, and none waits there: see asyncipc_send(),
- * asyncipc_exit() and asyncipc_destroy().
+ * One thread of the library calls all callbacks of a pipe, one at a time, in the order of the events.
+ * While one runs, this pipe receives nothing and sends nothing; other pipes go on. Callbacks can call
+ * every function of this library, and none waits there: see asyncipc_send(), asyncipc_exit() and
+ * asyncipc_destroy().
  *
- * They must return: not by throwing or longjmp(), nor end their thread, as pthread_exit() and
- * pthread_cancel() do, or the program, as exit() and Python's sys.exit() do. Where there are signals,
- * their thread blocks all but those of faults, such as SIGSEGV; a program that is started there begins
- * with the same.
+ * Callbacks must return. They must not throw, call longjmp(), or end their thread or the program, as
+ * pthread_exit(), pthread_cancel(), exit() and Python's sys.exit() do. Where there are signals, their
+ * thread blocks all signals but those of faults, such as SIGSEGV. A program that is started from a callback
+ * inherits that.
  *
- * `client` is a number that is not used again in this process. A client has one as well, for
- * the server at the other end.
+ * `client` is a number that is not used again in this process. In a client, it is the number of the server
+ * at the other end.
  */
 typedef struct {
   /**
-   * The first one, once for each asyncipc_create() whose arguments were good: `result` is what
-   * that returns. It may come before it has returned.
+   * The first callback, once for each asyncipc_create() whose arguments were valid. `result` is what
+   * asyncipc_create() returns. It may be called before asyncipc_create() has returned.
    */
   void (*on_create)(asyncipc_pipe *pipe, void *user, asyncipc_result result);
   /**
-   * A client is there, or for a client the server: from now on it can be sent to. For a client
-   * that cannot connect, `result` says why, asyncipc_last_error() has the text, `client` is 0,
-   * and nothing else comes.
+   * A client has connected or, in a client, the server is there: from now on it can be sent to. In a
+   * client that cannot connect, `result` says why, asyncipc_last_error() has the text, `client` is 0,
+   * and no other callback follows.
    */
   void (*on_connected)(asyncipc_pipe *pipe, void *user, uint64_t client, asyncipc_result result);
   /**
-   * The system has taken `messages` messages with `size` bytes in all. One message, nearly always;
-   * several after callbacks that took long. The other end may not have read them yet.
+   * The system has taken `messages` messages with `size` bytes in all: nearly always one message, and
+   * several after slow callbacks. The other end may not have read them yet.
    */
   void (*on_send)(asyncipc_pipe *pipe, void *user, uint64_t client, size_t messages, size_t size);
   /**
-   * A message came. `data` is never null, has no NUL at its end, and is there until this returns.
+   * A message has arrived. `data` is never null, has no NUL at its end, and is valid until this returns.
    */
   void (*on_recv)(asyncipc_pipe *pipe, void *user, uint64_t client, const void *data, size_t size);
   /**
-   * The last one about this client, each of which gets it once: it left, or `reason` and
-   * asyncipc_last_error() say otherwise. What had no on_send() was not sent, or not entirely.
+   * The last callback about this client, called once for each client. The client has left, unless
+   * `reason` and asyncipc_last_error() say otherwise. A message that had no on_send() was not sent, or
+   * only in part.
    *
-   * For a server that can accept nobody any more, by an error of the system that does not pass,
-   * `client` is 0 and `reason` is ASYNCIPC_RESULT_IO: it has ended, and nothing else comes. Its clients
-   * have had theirs before, with ASYNCIPC_RESULT_SHUT_DOWN.
+   * If a server can accept nobody any more, because of a permanent error of the system, `client` is 0 and
+   * `reason` is ASYNCIPC_RESULT_IO: the server has ended, and no other callback follows. Before that, this
+   * was called for each of its clients, with ASYNCIPC_RESULT_SHUT_DOWN.
    */
   void (*on_disconnected)(asyncipc_pipe *pipe, void *user, uint64_t client, asyncipc_result reason);
 } asyncipc_callbacks;
@@ -261,10 +262,10 @@ extern "C" {
 asyncipc_result asyncipc_create_instance(int kind, asyncipc_pipe **pipe);
 
 /**
- * Logs what all pipes of this process do to standard error, in lines that begin with `process_name`,
- * which is UTF-8. The environment variable ASYNCIPC_LOG says how much: off, error, warn, info (the
- * default), debug or trace. Nothing is logged otherwise. Lines that cannot be written are lost, and
- * nothing else is.
+ * Begins to log what all pipes of this process do. The lines go to standard error and begin with
+ * `process_name`, which is UTF-8. The environment variable ASYNCIPC_LOG says how much is logged: off,
+ * error, warn, info (the default), debug or trace. Without this call, nothing is logged. A line that
+ * cannot be written is lost, and nothing else happens.
  *
  * Errors: INVALID_ARGUMENT, also for the variable; WRONG_STATE when called again, which changes
  * nothing.
@@ -280,20 +281,20 @@ asyncipc_result asyncipc_init_logging(const char *process_name);
 asyncipc_result asyncipc_set_option(asyncipc_pipe *pipe, int option, uint64_t value);
 
 /**
- * Begins. A server listens when this has returned, and clients can connect. A client connects in
- * the background, and on_connected() tells how that went.
+ * Starts the pipe. When this has returned, a server listens, and clients can connect to it. A client
+ * connects in the background, and on_connected() says how that went.
  *
- * Until it has ended, a pipe has a thread, with a stack of 8 MiB, of which only what is used takes memory,
- * and on Unix four descriptors besides those of its connections.
+ * Until it has ended, a pipe has a thread with a stack of 8 MiB, of which only the used part takes memory.
+ * On Unix it also has four descriptors in addition to those of its connections.
  *
  * `name` is UTF-8: a plain name such as "echo", which both ends find, or a full path, on Windows such
- * as \\.\pipe\echo and elsewhere such as /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is copied, and null
- * for none. `user` is for the callbacks alone, and must be there until the last one has returned,
- * in a way that another thread may use it.
+ * as \\.\pipe\echo and elsewhere such as /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is
+ * copied; null means none. `user` is passed to the callbacks. It must stay valid until the last callback
+ * has returned, and another thread must be allowed to use it.
  *
- * After asyncipc_exit() has returned outside of callbacks it can be called again. Without that, a client
- * can call it in or after its on_disconnected() or an on_connected() that failed, and a server in or after
- * an on_disconnected() for client 0. The callbacks may come from another thread then, but still one at a
+ * It can be called again when asyncipc_exit() has returned outside of callbacks. Without asyncipc_exit(), a
+ * client can call it in or after its on_disconnected() or a failed on_connected(), and a server in or after
+ * an on_disconnected() for client 0. The callbacks may then come from another thread, but still one at a
  * time.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
@@ -310,11 +311,11 @@ asyncipc_result asyncipc_create(asyncipc_pipe *pipe,
  * connected. The bytes are copied into a queue for each; on_send() tells when the system has them.
  * `data` may be null if `size` is 0: empty messages are messages.
  *
- * When a queue is full this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT, and in a callback not
- * at all: whoever answers in on_recv() has to expect QUEUE_FULL there, for the other end may send
- * faster than it reads, and then this message is not sent. Set a longer queue, send from a thread of
- * your own, or disconnect the client. While it waits, hold no lock that a callback takes. Messages that one thread sends arrive
- * in their order.
+ * When a queue is full, this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT. In a callback it does
+ * not wait. So if you answer in on_recv(), expect QUEUE_FULL: the other end may send faster than it reads,
+ * and then this message is not sent. Set a longer queue, send from a thread of your own, or disconnect the
+ * client. Do not hold a lock that a callback takes while you call this. Messages that one thread sends
+ * arrive in their order.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
  * nobody is there yet or any more, MESSAGE_TOO_LARGE, NO_MEMORY, SHUT_DOWN after asyncipc_exit(): then
@@ -335,7 +336,7 @@ asyncipc_result asyncipc_send_to(asyncipc_pipe *pipe,
                                  size_t size);
 
 /**
- * Ends the connection of one client: what waits for it is sent before, up to
+ * Ends the connection of one client. The messages that wait for it are sent first, for up to
  * ASYNCIPC_OPTION_DRAIN_TIMEOUT. Does not wait: on_disconnected() says when it is done.
  *
  * Errors: INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when this client is not
@@ -345,27 +346,29 @@ asyncipc_result asyncipc_disconnect(asyncipc_pipe *pipe,
                                     uint64_t client);
 
 /**
- * Ends it orderly: nobody is accepted and nothing is received any more. What waits in the queues is
- * sent, and waited for until the other end has read it, up to ASYNCIPC_OPTION_DRAIN_TIMEOUT; then
- * each client gets its on_disconnected(). A client that is not connected yet gets its on_connected(),
+ * Ends the pipe in order: nobody is accepted and nothing is received any more. What waits in the queues is
+ * sent, and the pipe waits until the other ends have read it, up to ASYNCIPC_OPTION_DRAIN_TIMEOUT. Then
+ * on_disconnected() is called for each client. A client that is not connected yet gets its on_connected(),
  * with ASYNCIPC_RESULT_SHUT_DOWN.
  *
- * Returns when the last callback has, and so must not be called with a lock held that a callback
- * takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
- * ended, nor in the last callback of one that has ended by itself, which may asyncipc_create() it again.
+ * Returns when the last callback has returned. So do not hold a lock that a callback takes while you call
+ * this. In a callback of any pipe, it returns at once. It does nothing to a pipe that has ended. It also
+ * does nothing in the last callback of a pipe that has ended by itself; that callback may call
+ * asyncipc_create() again.
  *
  * Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
  */
 asyncipc_result asyncipc_exit(asyncipc_pipe *pipe);
 
 /**
- * Does what asyncipc_exit() does, and frees the pipe: from the beginning of this call, its handle is
- * that of no pipe. No callback is called after this has returned.
+ * Does what asyncipc_exit() does, and frees the pipe: its handle is invalid from the beginning of this
+ * call. No callback is called after this has returned.
  *
- * In a callback, of whichever pipe, it returns at once, and what waits in the queues is still sent. In
- * one of this pipe, no other one of it is called any more. In one of another pipe, that of this pipe
- * which its thread is about to call, or in the middle of, goes on: nothing tells when it has returned, so
- * `user` must be there until the program ends. Where that cannot be, destroy it outside of callbacks.
+ * In a callback of any pipe, it returns at once, and what waits in the queues is still sent. In a callback
+ * of this pipe, it is the last one: no other callback of this pipe is called. In a callback of another
+ * pipe, the thread of this pipe may be in a callback, or just about to call one, and nothing says when that
+ * one has returned: so `user` must stay valid until the program ends. If it cannot, destroy the pipe
+ * outside of callbacks.
  *
  * Errors: INVALID_ARGUMENT for a null pointer; INVALID_HANDLE when it was destroyed before, also when
  * that is still going on.
@@ -373,9 +376,9 @@ asyncipc_result asyncipc_exit(asyncipc_pipe *pipe);
 asyncipc_result asyncipc_destroy(asyncipc_pipe *pipe);
 
 /**
- * What the last error of this thread says, in English and UTF-8, with the name, size or time in it;
- * "" if there was none. In a callback that was given something other than ASYNCIPC_RESULT_OK, it is
- * about that. The text is there until the next error of this thread, and must not be freed.
+ * The text of this thread's last error, in English and UTF-8, with the name, size or time in it; "" if
+ * there was none. In a callback that was given something other than ASYNCIPC_RESULT_OK, it is the text of
+ * that. The text is valid until the next error of this thread, and must not be freed.
  */
 const char *asyncipc_last_error(void);
 

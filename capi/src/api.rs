@@ -1,4 +1,4 @@
-//! The functions, which read what C points to, and answer with a code.
+//! The functions of the C interface. They read what C points to, and return a code.
 #![allow(
     clippy::missing_safety_doc,
     reason = "the comments are those of the header, which say what C has to see to"
@@ -38,10 +38,10 @@ pub unsafe extern "C" fn asyncipc_create_instance(kind: c_int, pipe: *mut *mut H
     })
 }
 
-/// Logs what all pipes of this process do to standard error, in lines that begin with `process_name`,
-/// which is UTF-8. The environment variable ASYNCIPC_LOG says how much: off, error, warn, info (the
-/// default), debug or trace. Nothing is logged otherwise. Lines that cannot be written are lost, and
-/// nothing else is.
+/// Begins to log what all pipes of this process do. The lines go to standard error and begin with
+/// `process_name`, which is UTF-8. The environment variable ASYNCIPC_LOG says how much is logged: off,
+/// error, warn, info (the default), debug or trace. Without this call, nothing is logged. A line that
+/// cannot be written is lost, and nothing else happens.
 ///
 /// Errors: INVALID_ARGUMENT, also for the variable; WRONG_STATE when called again, which changes
 /// nothing.
@@ -64,20 +64,20 @@ pub unsafe extern "C" fn asyncipc_set_option(pipe: *mut Handle, option: c_int, v
     answer(|| handle_table::find(pipe)?.set_option(Key::from_number(option)?, value))
 }
 
-/// Begins. A server listens when this has returned, and clients can connect. A client connects in
-/// the background, and on_connected() tells how that went.
+/// Starts the pipe. When this has returned, a server listens, and clients can connect to it. A client
+/// connects in the background, and on_connected() says how that went.
 ///
-/// Until it has ended, a pipe has a thread, with a stack of 8 MiB, of which only what is used takes memory,
-/// and on Unix four descriptors besides those of its connections.
+/// Until it has ended, a pipe has a thread with a stack of 8 MiB, of which only the used part takes memory.
+/// On Unix it also has four descriptors in addition to those of its connections.
 ///
 /// `name` is UTF-8: a plain name such as "echo", which both ends find, or a full path, on Windows such
-/// as \\.\pipe\echo and elsewhere such as /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is copied, and null
-/// for none. `user` is for the callbacks alone, and must be there until the last one has returned,
-/// in a way that another thread may use it.
+/// as \\.\pipe\echo and elsewhere such as /run/echo.sock. `role` is one of asyncipc_role. `callbacks` is
+/// copied; null means none. `user` is passed to the callbacks. It must stay valid until the last callback
+/// has returned, and another thread must be allowed to use it.
 ///
-/// After asyncipc_exit() has returned outside of callbacks it can be called again. Without that, a client
-/// can call it in or after its on_disconnected() or an on_connected() that failed, and a server in or after
-/// an on_disconnected() for client 0. The callbacks may come from another thread then, but still one at a
+/// It can be called again when asyncipc_exit() has returned outside of callbacks. Without asyncipc_exit(), a
+/// client can call it in or after its on_disconnected() or a failed on_connected(), and a server in or after
+/// an on_disconnected() for client 0. The callbacks may then come from another thread, but still one at a
 /// time.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, INVALID_NAME, WRONG_STATE; IO when no thread can be
@@ -109,11 +109,11 @@ pub unsafe extern "C" fn asyncipc_create(
 /// connected. The bytes are copied into a queue for each; on_send() tells when the system has them.
 /// `data` may be null if `size` is 0: empty messages are messages.
 ///
-/// When a queue is full this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT, and in a callback not
-/// at all: whoever answers in on_recv() has to expect QUEUE_FULL there, for the other end may send
-/// faster than it reads, and then this message is not sent. Set a longer queue, send from a thread of
-/// your own, or disconnect the client. While it waits, hold no lock that a callback takes. Messages that one thread sends arrive
-/// in their order.
+/// When a queue is full, this waits for room, up to ASYNCIPC_OPTION_SEND_TIMEOUT. In a callback it does
+/// not wait. So if you answer in on_recv(), expect QUEUE_FULL: the other end may send faster than it reads,
+/// and then this message is not sent. Set a longer queue, send from a thread of your own, or disconnect the
+/// client. Do not hold a lock that a callback takes while you call this. Messages that one thread sends
+/// arrive in their order.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when
 /// nobody is there yet or any more, MESSAGE_TOO_LARGE, NO_MEMORY, SHUT_DOWN after asyncipc_exit(): then
@@ -148,7 +148,7 @@ pub unsafe extern "C" fn asyncipc_send_to(
     })
 }
 
-/// Ends the connection of one client: what waits for it is sent before, up to
+/// Ends the connection of one client. The messages that wait for it are sent first, for up to
 /// ASYNCIPC_OPTION_DRAIN_TIMEOUT. Does not wait: on_disconnected() says when it is done.
 ///
 /// Errors: INVALID_HANDLE, WRONG_STATE before asyncipc_create(), NOT_CONNECTED when this client is not
@@ -158,14 +158,15 @@ pub unsafe extern "C" fn asyncipc_disconnect(pipe: *mut Handle, client: u64) -> 
     answer(|| handle_table::find(pipe)?.disconnect(client.into()))
 }
 
-/// Ends it orderly: nobody is accepted and nothing is received any more. What waits in the queues is
-/// sent, and waited for until the other end has read it, up to ASYNCIPC_OPTION_DRAIN_TIMEOUT; then
-/// each client gets its on_disconnected(). A client that is not connected yet gets its on_connected(),
+/// Ends the pipe in order: nobody is accepted and nothing is received any more. What waits in the queues is
+/// sent, and the pipe waits until the other ends have read it, up to ASYNCIPC_OPTION_DRAIN_TIMEOUT. Then
+/// on_disconnected() is called for each client. A client that is not connected yet gets its on_connected(),
 /// with ASYNCIPC_RESULT_SHUT_DOWN.
 ///
-/// Returns when the last callback has, and so must not be called with a lock held that a callback
-/// takes. In a callback, of whichever pipe, it returns at once. It does nothing to a pipe that has
-/// ended, nor in the last callback of one that has ended by itself, which may asyncipc_create() it again.
+/// Returns when the last callback has returned. So do not hold a lock that a callback takes while you call
+/// this. In a callback of any pipe, it returns at once. It does nothing to a pipe that has ended. It also
+/// does nothing in the last callback of a pipe that has ended by itself; that callback may call
+/// asyncipc_create() again.
 ///
 /// Errors: INVALID_ARGUMENT, INVALID_HANDLE, WRONG_STATE before asyncipc_create().
 #[unsafe(no_mangle)]
@@ -173,13 +174,14 @@ pub unsafe extern "C" fn asyncipc_exit(pipe: *mut Handle) -> Code {
     answer(|| handle_table::find(pipe)?.exit())
 }
 
-/// Does what asyncipc_exit() does, and frees the pipe: from the beginning of this call, its handle is
-/// that of no pipe. No callback is called after this has returned.
+/// Does what asyncipc_exit() does, and frees the pipe: its handle is invalid from the beginning of this
+/// call. No callback is called after this has returned.
 ///
-/// In a callback, of whichever pipe, it returns at once, and what waits in the queues is still sent. In
-/// one of this pipe, no other one of it is called any more. In one of another pipe, that of this pipe
-/// which its thread is about to call, or in the middle of, goes on: nothing tells when it has returned, so
-/// `user` must be there until the program ends. Where that cannot be, destroy it outside of callbacks.
+/// In a callback of any pipe, it returns at once, and what waits in the queues is still sent. In a callback
+/// of this pipe, it is the last one: no other callback of this pipe is called. In a callback of another
+/// pipe, the thread of this pipe may be in a callback, or just about to call one, and nothing says when that
+/// one has returned: so `user` must stay valid until the program ends. If it cannot, destroy the pipe
+/// outside of callbacks.
 ///
 /// Errors: INVALID_ARGUMENT for a null pointer; INVALID_HANDLE when it was destroyed before, also when
 /// that is still going on.
@@ -191,9 +193,9 @@ pub unsafe extern "C" fn asyncipc_destroy(pipe: *mut Handle) -> Code {
     })
 }
 
-/// What the last error of this thread says, in English and UTF-8, with the name, size or time in it;
-/// "" if there was none. In a callback that was given something other than ASYNCIPC_RESULT_OK, it is
-/// about that. The text is there until the next error of this thread, and must not be freed.
+/// The text of this thread's last error, in English and UTF-8, with the name, size or time in it; "" if
+/// there was none. In a callback that was given something other than ASYNCIPC_RESULT_OK, it is the text of
+/// that. The text is valid until the next error of this thread, and must not be freed.
 #[unsafe(no_mangle)]
 pub extern "C" fn asyncipc_last_error() -> *const c_char {
     failure::last()

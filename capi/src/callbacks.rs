@@ -1,4 +1,4 @@
-//! Calling the user's functions.
+//! Calls the program's functions.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -6,34 +6,34 @@ use std::fmt;
 use crate::failure::{self, Code, Failure};
 use crate::handle::Handle;
 
-/// What a pipe calls. Each may be null. `user` is what asyncipc_create() was given.
+/// The functions that a pipe calls. Each may be null. `user` is what asyncipc_create() was given.
 ///
-/// All of one pipe are called from one thread of the library, one at a time, in the order in which
-/// things happen. While one runs, nothing is received and nothing is sent by this pipe; others go on.
-/// Every function can be called from them, and none waits there: see asyncipc_send(),
-/// asyncipc_exit() and asyncipc_destroy().
+/// One thread of the library calls all callbacks of a pipe, one at a time, in the order of the events.
+/// While one runs, this pipe receives nothing and sends nothing; other pipes go on. Callbacks can call
+/// every function of this library, and none waits there: see asyncipc_send(), asyncipc_exit() and
+/// asyncipc_destroy().
 ///
-/// They must return: not by throwing or longjmp(), nor end their thread, as pthread_exit() and
-/// pthread_cancel() do, or the program, as exit() and Python's sys.exit() do. Where there are signals,
-/// their thread blocks all but those of faults, such as SIGSEGV; a program that is started there begins
-/// with the same.
+/// Callbacks must return. They must not throw, call longjmp(), or end their thread or the program, as
+/// pthread_exit(), pthread_cancel(), exit() and Python's sys.exit() do. Where there are signals, their
+/// thread blocks all signals but those of faults, such as SIGSEGV. A program that is started from a callback
+/// inherits that.
 ///
-/// `client` is a number that is not used again in this process. A client has one as well, for
-/// the server at the other end.
+/// `client` is a number that is not used again in this process. In a client, it is the number of the server
+/// at the other end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Callbacks {
-    /// The first one, once for each asyncipc_create() whose arguments were good: `result` is what
-    /// that returns. It may come before it has returned.
+    /// The first callback, once for each asyncipc_create() whose arguments were valid. `result` is what
+    /// asyncipc_create() returns. It may be called before asyncipc_create() has returned.
     pub on_create: Option<unsafe extern "C" fn(pipe: *mut Handle, user: *mut c_void, result: Code)>,
-    /// A client is there, or for a client the server: from now on it can be sent to. For a client
-    /// that cannot connect, `result` says why, asyncipc_last_error() has the text, `client` is 0,
-    /// and nothing else comes.
+    /// A client has connected or, in a client, the server is there: from now on it can be sent to. In a
+    /// client that cannot connect, `result` says why, asyncipc_last_error() has the text, `client` is 0,
+    /// and no other callback follows.
     pub on_connected: Option<
         unsafe extern "C" fn(pipe: *mut Handle, user: *mut c_void, client: u64, result: Code),
     >,
-    /// The system has taken `messages` messages with `size` bytes in all. One message, nearly always;
-    /// several after callbacks that took long. The other end may not have read them yet.
+    /// The system has taken `messages` messages with `size` bytes in all: nearly always one message, and
+    /// several after slow callbacks. The other end may not have read them yet.
     pub on_send: Option<
         unsafe extern "C" fn(
             pipe: *mut Handle,
@@ -43,7 +43,7 @@ pub struct Callbacks {
             size: usize,
         ),
     >,
-    /// A message came. `data` is never null, has no NUL at its end, and is there until this returns.
+    /// A message has arrived. `data` is never null, has no NUL at its end, and is valid until this returns.
     pub on_recv: Option<
         unsafe extern "C" fn(
             pipe: *mut Handle,
@@ -53,18 +53,19 @@ pub struct Callbacks {
             size: usize,
         ),
     >,
-    /// The last one about this client, each of which gets it once: it left, or `reason` and
-    /// asyncipc_last_error() say otherwise. What had no on_send() was not sent, or not entirely.
+    /// The last callback about this client, called once for each client. The client has left, unless
+    /// `reason` and asyncipc_last_error() say otherwise. A message that had no on_send() was not sent, or
+    /// only in part.
     ///
-    /// For a server that can accept nobody any more, by an error of the system that does not pass,
-    /// `client` is 0 and `reason` is ASYNCIPC_RESULT_IO: it has ended, and nothing else comes. Its clients
-    /// have had theirs before, with ASYNCIPC_RESULT_SHUT_DOWN.
+    /// If a server can accept nobody any more, because of a permanent error of the system, `client` is 0 and
+    /// `reason` is ASYNCIPC_RESULT_IO: the server has ended, and no other callback follows. Before that, this
+    /// was called for each of its clients, with ASYNCIPC_RESULT_SHUT_DOWN.
     pub on_disconnected: Option<
         unsafe extern "C" fn(pipe: *mut Handle, user: *mut c_void, client: u64, reason: Code),
     >,
 }
 
-/// The functions, with what they are called with.
+/// The callbacks, with the arguments that all of them get.
 #[derive(Clone, Copy)]
 pub(crate) struct Caller {
     pipe: *mut Handle,
@@ -134,7 +135,7 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// The code. The text is where the callback finds it, in asyncipc_last_error().
+/// The code of the failure. The callback finds its text in asyncipc_last_error().
 fn code(failure: Option<Failure>) -> Code {
     failure.map_or(Code::Ok, failure::set_last)
 }

@@ -7,29 +7,29 @@ use std::ffi::{CStr, CString, c_char};
 use asyncipc::Error;
 use asyncipc::hub::DisconnectReason;
 
-/// How a call ended, and why something is over. asyncipc_last_error() has the same as a text, with
+/// How a call ended, and why a connection has ended. asyncipc_last_error() has the same as a text, with
 /// the name, size or time in it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Code {
-    /// It was done. As the reason of a disconnection: the other end left, between two messages.
+    /// Success. As the reason of a disconnection: the other end left, between two messages.
     Ok = 0,
-    /// A null pointer, or a number that is none of those that are allowed there.
+    /// A null pointer, or a number that is not allowed there.
     InvalidArgument,
-    /// The handle is of no pipe: it was destroyed, or never created.
+    /// The handle belongs to no pipe: the pipe was destroyed, or never created.
     InvalidHandle,
     /// Not now: the pipe was created already, or not yet, or has ended.
     WrongState,
     /// The name breaks a rule of the system, or is not UTF-8.
     InvalidName,
-    /// This system does not have it.
+    /// This system does not support it.
     Unsupported,
     /// Nobody listens on the name.
     NotFound,
     /// The server takes no further client at the moment.
     Busy,
-    /// The time was over before the server was there, or free.
+    /// The server was not there, or not free, before the time had passed.
     TimedOut,
     /// Somebody else listens on the name.
     AddressInUse,
@@ -47,13 +47,13 @@ pub enum Code {
     Closed,
     /// asyncipc_exit() was called.
     ShutDown,
-    /// There is nobody to send to: no such client, or not yet, or not any more.
+    /// There is nobody to send to: no such client is connected, or not yet, or not any more.
     NotConnected,
-    /// As many messages wait to be sent as may.
+    /// The queue has no room for another message.
     QueueFull,
     /// As the reason of a disconnection: asyncipc_disconnect() was called.
     Disconnected,
-    /// The system has an error.
+    /// The system reported an error.
     Io,
     /// An error in this library.
     Internal,
@@ -74,7 +74,7 @@ impl Failure {
         }
     }
 
-    /// From what a panic was given.
+    /// The failure for a panic, with its text.
     pub(crate) fn panic(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| payload.downcast_ref().copied());
@@ -122,7 +122,7 @@ thread_local! {
     static LAST: RefCell<Option<CString>> = const { RefCell::new(None) };
 }
 
-/// Keeps the failure's text for [`last`], and gives its code.
+/// Keeps the failure's text for [`last`], and returns its code.
 pub(crate) fn set_last(failure: Failure) -> Code {
     let text = failure.text.replace('\0', "\\0");
     // A thread that is ending has no place for it any more.

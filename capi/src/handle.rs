@@ -1,7 +1,7 @@
-//! What C has in place of a pipe.
+//! What C programs hold in place of a pipe.
 
-/// One end of a pipe: a server with all its clients, or a client. Only the functions here know what
-/// it is. Any thread can use it; after asyncipc_destroy() every use is ASYNCIPC_RESULT_INVALID_HANDLE.
+/// One end of a pipe: a server with all its clients, or a client. It is opaque. Any thread can use it; after
+/// asyncipc_destroy() every use returns ASYNCIPC_RESULT_INVALID_HANDLE.
 #[derive(Debug)]
 pub struct Handle {
     _private: (),

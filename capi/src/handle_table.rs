@@ -1,5 +1,5 @@
-//! Which pipe is behind which handle. Handles are numbers in the shape of pointers, and no number is
-//! used twice. So using the handle of a destroyed pipe is an error, and not a crash.
+//! Finds the pipe of a handle. Handles are numbers with the type of a pointer, and no number is used twice.
+//! So using the handle of a destroyed pipe is an error, and not a crash.
 
 use std::collections::HashMap;
 use std::ptr::without_provenance_mut;

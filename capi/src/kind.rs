@@ -1,9 +1,9 @@
-//! What C says a pipe is to be.
+//! The kind and the role of a pipe.
 
 use crate::failure::{Code, Failure};
 
-/// How bytes are moved, as programs know it that were written for completion routines or for
-/// overlapped I/O. What goes over the pipe is the same, and either end may have either.
+/// How bytes are moved: the names are those that programs for completion routines or overlapped I/O use.
+/// What goes over the pipe is the same, and the two ends may have different kinds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What the library does, line by line, on standard error.
+//! Logs to standard error.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 /// The variable with the least level that is logged.
 const LEVEL: &str = "ASYNCIPC_LOG";
 
-/// Begins, once in a process.
+/// Begins to log. Can be called once in a process.
 pub(crate) fn init(process: &str) -> Result<(), Failure> {
     let level = match std::env::var(LEVEL) {
         Ok(level) => level.parse().map_err(|_| {
@@ -26,7 +26,7 @@ pub(crate) fn init(process: &str) -> Result<(), Failure> {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(false)
-        // It would say on standard error, with a panic if that fails, that standard error fails.
+        // Otherwise it would report on standard error that writing to it fails, and panic if that fails.
         .log_internal_errors(false)
         .event_format(Named(process.into(), Format::default()))
         .try_init()

@@ -1,4 +1,4 @@
-//! What a pipe can be told before it is created.
+//! The options that can be set before a pipe is created.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::sys::{self, Transport};
 /// How long `send` waits for room, unless the option says otherwise.
 const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What asyncipc_set_option() sets. Those that say yes or no are 1 or 0, times are in milliseconds;
-/// UINT64_MAX is for ever.
+/// What asyncipc_set_option() sets. Options that are on or off are 1 or 0. Times are in milliseconds;
+/// UINT64_MAX is forever.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Key {
-    /// Whether the system keeps messages apart, for peers that speak raw message pipes. Default 0.
+    /// Whether the system keeps messages apart, for programs that use raw message pipes. Default 0.
     /// Both ends must have the same. Only on Windows: elsewhere 1 is ASYNCIPC_RESULT_UNSUPPORTED.
     MessageMode = 0,
     /// The longest message that is sent or received, in bytes. Default 16 MiB, at most UINT32_MAX.
@@ -29,11 +29,11 @@ pub enum Key {
     /// How long asyncipc_send() and asyncipc_send_to() wait for room in the queue, outside of
     /// callbacks. Default 5000.
     SendTimeout,
-    /// How long what waits in the queues may take to be sent, and read by the other end, after
-    /// asyncipc_exit() or asyncipc_disconnect(). Default 10000 for servers, 5000 for clients.
+    /// After asyncipc_exit() or asyncipc_disconnect(): how long it may take until what waits in the queues
+    /// is sent and the other end has read it. Default 10000 for servers, 5000 for clients.
     DrainTimeout,
     /// Server: how many clients may be connected at a time, at least 1; others wait. Default: as many
-    /// as the system lets.
+    /// as the system allows.
     MaxConnections,
     /// Client: how long to wait for a server that is busy, or missing. Default 5000; 0 tries once.
     ConnectTimeout,
@@ -76,7 +76,7 @@ impl Key {
     }
 }
 
-/// Only what was set: everything else has the defaults of the builders.
+/// The options that were set. All others have the defaults of the builders.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PipeOptions(BTreeMap<Key, u64>);
 
@@ -104,7 +104,7 @@ impl PipeOptions {
             server = server.max_connections(clients);
         }
         if let Some(time) = self.time(Key::DrainTimeout) {
-            // The one is for the hub, the other for each connection.
+            // The drain timeout is for the hub, the linger time for each connection.
             server = server.drain_timeout(time).linger(time);
         }
         server

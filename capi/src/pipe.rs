@@ -1,4 +1,4 @@
-//! What is behind a handle, from asyncipc_create_instance() to asyncipc_destroy().
+//! The pipe of a handle, from asyncipc_create_instance() to asyncipc_destroy().
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -41,7 +41,7 @@ impl PipeState {
         Ok(run)
     }
 
-    /// The last run, if no other one can begin yet.
+    /// The last run, unless another one may begin.
     fn running(&self) -> Option<&Run> {
         self.run.as_deref().filter(|run| !run.allows_another())
     }
@@ -105,11 +105,11 @@ impl Pipe {
 
     pub(crate) fn exit(&self) -> Result<(), Failure> {
         let run = {
-            // Under this lock, or another run could begin in between.
+            // Under this lock, because otherwise another run could begin in between.
             let state = self.state();
             let run = state.run()?;
             if run.is_called_from_last_callback() {
-                // Nothing is left to end, and another one may begin there.
+                // The run has ended already, and its last callback may begin another one.
                 return Ok(());
             }
             run.shut_down();
@@ -121,13 +121,13 @@ impl Pipe {
         Ok(())
     }
 
-    /// To be called once, when no handle leads here any more.
+    /// Call this once, after the handle was removed from the table.
     pub(crate) fn destroy(&self) {
         self.state().destroyed = true;
         if run::is_in_callback() {
             self.silenced.store(true, Ordering::Release);
         }
-        // Fails where there is nothing to end.
+        // Fails if there is no run to end.
         let _ = self.exit();
     }
 

@@ -30,21 +30,21 @@ pub(crate) fn is_in_callback() -> bool {
 #[derive(Debug)]
 pub(crate) struct Run {
     name: PipeName,
-    /// Where its thread is: a child that was forked has none.
+    /// The process that has its thread: a forked child does not have it.
     process: Process,
     send_timeout: Duration,
     /// What asyncipc_create() returns: the failure of a server that cannot listen.
     outcome: Result<(), Failure>,
-    /// A client has it once it is connected.
+    /// In a client, set once it is connected.
     hub: OnceLock<HubHandle>,
     exit: CancellationToken,
-    /// Whether nothing but the last callback is left.
+    /// Whether only the last callback is left.
     finished: AtomicBool,
-    /// Whether not even that is left.
+    /// Whether the last callback has returned too.
     ended: AtomicBool,
     /// Whether no further callback may begin.
     silenced: Arc<AtomicBool>,
-    /// Whoever takes it waits for its end, and everybody else for the lock.
+    /// The caller that takes it waits for its end. All others wait for the lock.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -82,8 +82,8 @@ impl Run {
         self.outcome.clone()
     }
 
-    /// Whether another run may begin: also in the last callback of this one, unless somebody waits
-    /// for the end of all.
+    /// Whether another run may begin. It may do so in the last callback of this one, unless asyncipc_exit()
+    /// was called.
     pub(crate) fn allows_another(&self) -> bool {
         self.ended.load(Ordering::Acquire) || self.is_finished() && !self.exit.is_cancelled()
     }
@@ -132,7 +132,7 @@ impl Run {
         Failure::new(Code::ShutDown, text)
     }
 
-    /// Ends it orderly. Does not wait.
+    /// Ends the run in order. Does not wait.
     pub(crate) fn shut_down(&self) {
         self.exit.cancel();
     }
@@ -142,7 +142,7 @@ impl Run {
         self.exit.cancelled().await;
     }
 
-    /// Not to be called from its callbacks.
+    /// Waits until the thread has ended. Do not call it in the run's own callbacks.
     pub(crate) fn wait_for_end(&self) {
         let mut thread = lock(&self.thread);
         if let Some(thread) = thread.take() {
@@ -160,7 +160,7 @@ impl Run {
         *lock(&self.thread) = Some(thread);
     }
 
-    /// Makes the calling thread the one of this run, which ends when the guard is dropped.
+    /// Makes the calling thread the thread of this run. The run ends when the guard is dropped.
     pub(crate) fn enter_thread(&self) -> ThreadGuard<'_> {
         CURRENT.set(ptr::from_ref(self).addr());
         ThreadGuard(self)
@@ -173,7 +173,7 @@ impl Run {
         }
     }
 
-    /// Nothing but the last callback is left.
+    /// From now on, only the last callback is left.
     pub(crate) fn finish(&self) {
         self.finished.store(true, Ordering::Release);
     }
@@ -183,7 +183,7 @@ impl Run {
     }
 }
 
-/// Marks the run as ended when its thread is at its end, also by a panic.
+/// Marks the run as ended when its thread ends, also by a panic.
 pub(crate) struct ThreadGuard<'a>(&'a Run);
 
 impl Drop for ThreadGuard<'_> {

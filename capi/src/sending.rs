@@ -1,4 +1,4 @@
-//! Sending from any thread, which waits for room where it may.
+//! Sends from any thread. Waits for room, except in callbacks.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,18 +14,18 @@ use crate::run::{Run, is_in_callback};
 use crate::sync::wait;
 
 impl Run {
-    /// To everybody.
+    /// Sends to all clients.
     pub(crate) fn send(&self, message: &[u8]) -> Result<(), Failure> {
         let hub = self.hub()?;
         match hub.clients()[..] {
             [] => return Err(self.not_connected("nobody is connected to")),
-            // If the only client leaves meanwhile, nobody gets the message, and the caller hears of it.
+            // If the only client leaves meanwhile, nobody gets the message, and the caller gets an error.
             [only] => return self.send_to(only, message),
             _ => {}
         }
         let message = copy(hub, message)?;
         let full = hub.broadcast(message.clone())?;
-        // A client that leaves meanwhile is no failure: its on_disconnected() says so.
+        // If a client leaves meanwhile, that is no failure: its on_disconnected() reports it.
         self.send_when_there_is_room(hub, full, message, |_| Ok(()))
     }
 

@@ -12,12 +12,12 @@ pub(crate) enum Transport {
     Messages,
 }
 
-/// A process, told apart from those that were forked from it. Its number alone does not do that: a
-/// child in a namespace of its own can have its parent's, and a later one that of an ancestor which has
+/// Tells a process from those that were forked from it. The process id alone is not enough: a child in a
+/// namespace of its own can have the id of its parent, and a later process that of an ancestor that has
 /// ended.
 ///
-/// This repeats `src/sys/unix/process.rs` of the crate, where it is not public: no program in Rust asks in
-/// which process a pipe was made. Change both.
+/// This repeats `src/sys/unix/process.rs` of the crate, which is not public, because no program in Rust asks
+/// in which process a pipe was made. Change both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) id: u32,
@@ -63,8 +63,8 @@ mod platform {
         }
     }
 
-    /// Keeps what this code is in, a library or the program, until the process ends: FreeLibrary would
-    /// take the code from under the threads that run in it.
+    /// Keeps the module with this code, a library or the program, loaded until the process ends. Otherwise
+    /// FreeLibrary could unload the code while threads run in it.
     pub(crate) fn stay_loaded() -> io::Result<()> {
         let flags = GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS;
         let here: fn() -> io::Result<()> = stay_loaded;
@@ -108,12 +108,12 @@ mod platform {
         builder
     }
 
-    /// Systems keep a library while a thread has thread-local values of it.
+    /// Systems keep a library loaded while a thread has thread-local values of it.
     pub(crate) fn stay_loaded() -> io::Result<()> {
         Ok(())
     }
 
-    /// Counted from the first call on, which the first pipe makes before it has a thread.
+    /// Counts from the first call on. The first pipe makes that call before it has a thread.
     pub(super) fn forks() -> u64 {
         type Handler = Option<extern "C" fn()>;
         unsafe extern "C" {
@@ -136,8 +136,8 @@ mod platform {
         FORKS.load(Relaxed)
     }
 
-    /// What a thread causes itself: handlers of the program, of a sanitizer or of another runtime
-    /// see to these, and the system ends a program that blocks them.
+    /// Signals that a thread causes itself. Handlers of the program, of a sanitizer or of another runtime
+    /// handle them, and the system ends a program that blocks them.
     const FAULTS: [libc::c_int; 7] = [
         libc::SIGSEGV,
         libc::SIGBUS,
@@ -148,10 +148,12 @@ mod platform {
         libc::SIGSYS,
     ];
 
-    /// Starts a thread that, with all that it starts, has every signal blocked but those of faults.
+    /// Calls `start`, which starts a thread. That thread, and all that it starts, has every signal blocked
+    /// but those of faults.
     ///
-    /// Signals are for the program's own threads: one that waits in sigwait() would be ended by a
-    /// thread that it does not know of. And SIGPIPE must end nothing: a peer that has left is an error.
+    /// Signals are for the program's own threads. If the program waits for one in sigwait(), this thread must
+    /// not receive it instead, because that would end the program. And SIGPIPE must not end the program: a
+    /// peer that has left is an error.
     pub(crate) fn without_signals<T>(start: impl FnOnce() -> T) -> T {
         let mut blocked = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();

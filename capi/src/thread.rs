@@ -17,7 +17,7 @@ use crate::options::PipeOptions;
 use crate::run::Run;
 use crate::sys;
 
-/// What callbacks in C are used to from main threads. Only what is used of it takes memory.
+/// As large as main threads usually have it, for callbacks in C. Only the used part takes memory.
 const STACK: usize = 8 << 20;
 
 /// What a run begins with.
@@ -28,7 +28,7 @@ pub(crate) struct Start {
     pub(crate) options: PipeOptions,
     pub(crate) caller: Caller,
     pub(crate) silenced: Arc<AtomicBool>,
-    /// The run before, which may still be in its last callback.
+    /// The previous run, which may still be in its last callback.
     pub(crate) previous: Option<Arc<Run>>,
 }
 
@@ -39,10 +39,12 @@ enum Task {
 }
 
 impl Start {
-    /// Binds the server, if it is one, and starts the thread. A server that cannot be bound has a
-    /// thread as well, which calls on_create(): [`Run::outcome`] has the failure.
+    /// Binds the server, if this is one, and starts the thread. If the server cannot be bound, there is a
+    /// thread all the same: it calls on_create(), and [`Run::outcome`] has the failure.
     ///
-    /// The error is that of a thread that cannot be started: then there is no run.
+    /// # Errors
+    ///
+    /// The thread cannot be started: then there is no run.
     pub(crate) fn run(self) -> Result<Arc<Run>, Failure> {
         let cannot = |error| Failure::new(Code::Io, format!("cannot start a thread: {error}"));
         sys::stay_loaded().map_err(cannot)?;
@@ -87,7 +89,7 @@ impl Start {
     }
 }
 
-/// All that the thread does.
+/// The whole life of the thread.
 fn live(
     run: &Run,
     runtime: BackgroundRuntime,
@@ -106,7 +108,7 @@ fn live(
         }
         Err(failure) => run.call(|| caller.on_create(Some(failure))),
     }
-    // Before another run may begin.
+    // The runtime ends before another run may begin.
     drop(runtime);
 }
 
@@ -169,14 +171,14 @@ async fn connect(run: &Run, client: ClientBuilder, hub: HubBuilder) -> Result<Pi
     Ok(hub)
 }
 
-/// Why a server has ended by itself. What the system said was logged.
+/// The failure of a server that has ended by itself. The error of the system was logged.
 fn accepting_failed(run: &Run) -> Failure {
     let text = format!("{}: accepting has failed for good, see the log", run.name());
     Failure::new(Code::Io, text)
 }
 
-/// A runtime that is not waited for at its end: an attempt to reach another machine may still block
-/// a thread, and in a callback nothing may wait.
+/// A runtime that ends in the background, without anybody waiting for it: an attempt to reach another machine
+/// may still block one of its threads, and in a callback nothing may wait.
 #[derive(Debug)]
 struct BackgroundRuntime(Option<Runtime>);
 
