@@ -47,7 +47,7 @@ enum Connection {
 }
 
 /// What [`Destination::next_event`] has found.
-#[expect(
+#[allow(
     clippy::large_enum_variant,
     reason = "the caller takes it apart at once, and none is stored"
 )]

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use super::{LARGE, Raw, bind, error, patient};
+use super::{LARGE, Raw, bind, patient};
 use crate::common::{self, stays_pending, unique_name, within};
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn what_a_crashed_program_had_not_read_is_lost_and_linux_says_so() {
     let crashes = within(reading).await.unwrap();
     assert!(stays_pending(&mut from.next()).await);
     drop(crashes);
-    let error = error(&mut from).await;
+    let error = super::error(&mut from).await;
     assert!(
         matches!(&error, EndpointError::Unread { to: it, .. } if it == to),
         "{error}"
