@@ -11,6 +11,8 @@ use crate::{Error, Peer, PipeName, sys};
 #[derive(Debug)]
 pub(crate) struct PipeEnd {
     pub(crate) io: sys::Stream,
+    /// What `io` can do, asked once.
+    pub(crate) capabilities: sys::Capabilities,
     pub(crate) name: PipeName,
     /// How long closing waits for the peer.
     pub(crate) linger: Duration,
@@ -21,6 +23,7 @@ pub(crate) struct PipeEnd {
 impl PipeEnd {
     pub(super) fn new(io: sys::Stream, name: PipeName, linger: Duration) -> Self {
         PipeEnd {
+            capabilities: io.capabilities(),
             io,
             name,
             linger,

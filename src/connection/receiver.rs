@@ -14,7 +14,7 @@ use super::spin::{ATTEMPTS, Spin};
 use crate::framing::{Frame, ReadBuffer};
 use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
-use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
+use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that receives.
 pub struct PipeReceiver {
@@ -137,9 +137,9 @@ impl PipeReceiver {
         if self.ended {
             return Poll::Ready(None);
         }
-        let polled = match self.core.io.messages() {
-            Some(messages) => self.poll_native(cx, messages),
-            None => self.poll_frame(cx),
+        let polled = match self.core.capabilities.keeps_messages() {
+            true => self.poll_native(cx),
+            false => self.poll_frame(cx),
         };
         let Poll::Ready(incoming) = polled else {
             self.core.write_queued();
@@ -173,16 +173,12 @@ impl PipeReceiver {
     }
 
     /// The next message that the system has kept apart.
-    fn poll_native(
-        &self,
-        cx: &mut Context<'_>,
-        messages: &sys::Messages,
-    ) -> Poll<Result<Option<Incoming>, Failure>> {
+    fn poll_native(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
         // reads them sees to that.
         ready!(poll_spend(cx));
         let max = self.buffer.max_message_size();
-        let received = ready!(messages.poll_recv(cx, max)).map_err(|e| self.failed_read(e))?;
+        let received = ready!(self.core.io.poll_recv(cx, max)).map_err(|e| self.failed_read(e))?;
         Poll::Ready(match received {
             Received::Message(message) => Ok(Some(Incoming::Message(message))),
             Received::TooLarge(size) => Err(Error::MessageTooLarge { size, max }.into()),

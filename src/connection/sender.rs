@@ -13,7 +13,7 @@ use super::closing::Linger;
 use super::core::Core;
 use crate::framing::{Spent, WriteBuffer};
 use crate::turn::Turn;
-use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
+use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
 
 /// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
 ///
@@ -22,8 +22,6 @@ use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 pub struct PipeSender {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: MessageCodec,
-    /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
-    gathers: bool,
     buffer: WriteBuffer,
     state: SendState,
     turn: Turn,
@@ -47,7 +45,6 @@ enum SendState {
 impl PipeSender {
     pub(crate) fn new(core: Arc<Core>, codec: MessageCodec) -> Self {
         PipeSender {
-            gathers: core.io.messages().is_none(),
             core,
             codec,
             buffer: WriteBuffer::default(),
@@ -90,11 +87,16 @@ impl PipeSender {
         !matches!(self.state, SendState::Open) || !self.core.io.has_peer()
     }
 
+    /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
+    #[inline]
+    fn gathers(&self) -> bool {
+        !self.core.capabilities.keeps_messages()
+    }
+
     /// How many bytes the system does not have yet. Those that it is just taking count as one.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
-        let writing = self.core.io.writer().is_some_and(|it| !it.is_idle());
-        self.buffer.len() + usize::from(writing)
+        self.buffer.len() + usize::from(!self.core.io.is_idle())
     }
 
     /// How many bytes are lost when it gives up now.
@@ -105,7 +107,7 @@ impl PipeSender {
     /// Whether a message can be taken without waiting.
     #[inline]
     pub(crate) fn has_room(&mut self) -> Result<bool, Error> {
-        if self.gathers {
+        if self.gathers() {
             return Ok(!self.buffer.is_full());
         }
         if self.unsent() > 0 {
@@ -168,7 +170,8 @@ impl PipeSender {
 
     /// The error for a direction that cannot be ended while the other one goes on.
     pub(super) fn check_half_closing(&self) -> Result<(), Error> {
-        match self.core.io.messages().is_some() || self.core.io.can_shutdown() {
+        let capabilities = self.core.capabilities;
+        match capabilities.keeps_messages() || capabilities.half_closes() {
             true => Ok(()),
             false => Err(Error::ModeMismatch {
                 pipe: self.core.name.clone(),
@@ -185,9 +188,9 @@ impl PipeSender {
             SendState::Ended => return Ok(()),
             _ => return Err(self.closed()),
         }
-        match self.core.io.messages() {
-            Some(messages) => messages.start_send(Bytes::new()),
-            None => self.core.shutdown()?,
+        match self.gathers() {
+            true => self.core.shutdown()?,
+            false => self.core.io.start_send(Bytes::new()),
         }
         self.state = SendState::Ended;
         Ok(())
@@ -212,9 +215,9 @@ impl PipeSender {
         }
         let header = self.codec.header(message.len())?;
         self.core.counters.sent(message.len());
-        match self.core.io.messages() {
-            Some(messages) => messages.start_send(std::mem::take(message)),
-            None => self.buffer.push(header, message),
+        match self.gathers() {
+            true => self.buffer.push(header, message),
+            false => self.core.io.start_send(std::mem::take(message)),
         }
         Ok(())
     }
@@ -222,9 +225,6 @@ impl PipeSender {
     /// From now on, payloads that were sent are kept for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
         self.buffer.keep_spent();
-        if let Some(writer) = self.core.io.writer() {
-            writer.keep_spent();
-        }
     }
 
     /// Keeps what is of no more use for [`take_spent`](Self::take_spent), if that is asked for.
@@ -234,9 +234,8 @@ impl PipeSender {
 
     /// Payloads that are of no more use, to be dropped where no lock is held: their bytes may be the
     /// application's, with code of its own.
-    pub(crate) fn take_spent(&mut self) -> (Spent, Vec<Bytes>) {
-        let written = self.core.io.writer().map(|it| it.take_spent());
-        (self.buffer.take_spent(), written.unwrap_or_default())
+    pub(crate) fn take_spent(&mut self) -> Spent {
+        self.buffer.take_spent()
     }
 
     /// The error for a message above the limit.
@@ -301,14 +300,15 @@ impl PipeSender {
 
     /// Writes everything that is buffered.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (io, buffer) = (&self.core.io, &mut self.buffer);
+        let (io, capabilities) = (&self.core.io, self.core.capabilities);
+        let buffer = &mut self.buffer;
         while !buffer.is_empty() {
-            if let Some(writer) = io.writer() {
-                ready!(writer.poll_flush(cx))?;
-                writer.start_send(buffer.take());
+            if capabilities.owns_buffers() {
+                ready!(poll_flush(io, buffer, cx))?;
+                io.start_send(buffer.take());
                 continue;
             }
-            if !io.is_write_vectored() {
+            if !capabilities.writes_vectored() {
                 buffer.coalesce();
             }
             let slices = buffer.slices();
@@ -319,7 +319,7 @@ impl PipeSender {
             }
             buffer.advance(n);
         }
-        io.poll_flush(cx)
+        poll_flush(io, buffer, cx)
     }
 
     /// Hands everything that was taken to the system.
@@ -336,6 +336,20 @@ impl PipeSender {
     }
 }
 
+/// Waits until the system has taken what was written last. `buffer` decides where that is dropped.
+#[inline]
+fn poll_flush(
+    io: &sys::Stream,
+    buffer: &mut WriteBuffer,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let (flushed, written) = ready!(io.poll_flush(cx));
+    if let Some(written) = written {
+        buffer.retire(written);
+    }
+    Poll::Ready(flushed)
+}
+
 impl Sink<Bytes> for PipeSender {
     type Error = Error;
 
@@ -345,7 +359,7 @@ impl Sink<Bytes> for PipeSender {
         match this.state {
             SendState::Open => {
                 ready!(this.turn.poll_go_on(cx));
-                match this.gathers && !this.buffer.is_full() {
+                match this.gathers() && !this.buffer.is_full() {
                     true => Poll::Ready(Ok(())),
                     false => this.poll_drain(cx),
                 }

@@ -169,11 +169,11 @@ macro_rules! async_write {
             }
 
             fn is_write_vectored(&self) -> bool {
-                self.end.io.is_write_vectored()
+                self.end.capabilities.writes_vectored()
             }
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.end.io.poll_flush(cx)
+                self.end.io.poll_flush(cx).map(|(flushed, _)| flushed)
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -153,7 +153,7 @@ impl Conversation {
     /// Waits until the other side, which has asked to end the connection, has handled everything and
     /// ends it too.
     async fn hear_out(&mut self) {
-        if !self.receiver.core.io.can_shutdown() {
+        if !self.receiver.core.capabilities.half_closes() {
             // One direction of such a pipe cannot be ended alone, so the other side does not know that this
             // side has closed its own. It keeps its name until it has handled everything, because it has an
             // instance of the pipe until then.

@@ -15,10 +15,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 
 use super::platform::{
-    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, check_user, connect,
-    current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
+    Capabilities, ConnectOptions, ListenOptions, Listener, Stream, check_length, check_user,
+    connect, current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
 };
-use super::{Address, Credentials, Limits, Lingering, PlatformError, Received, Waited};
+use super::{Address, Credentials, Flushed, Limits, Lingering, PlatformError, Received, Waited};
 
 // Names.
 
@@ -75,11 +75,11 @@ const _: fn(&Stream, &mut BytesMut) -> io::Result<usize> = Stream::read_now;
 const _: fn(&Stream, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> = Stream::poll_write;
 const _: fn(&Stream, &mut Context<'_>, &[IoSlice<'_>]) -> Poll<io::Result<usize>> =
     Stream::poll_write_vectored;
-const _: fn(&Stream) -> bool = Stream::is_write_vectored;
-/// Waits until the system has taken what was written, where it tells.
-const _: fn(&Stream, &mut Context<'_>) -> Poll<io::Result<()>> = Stream::poll_flush;
-/// Whether `shutdown` tells the peer.
-const _: fn(&Stream) -> bool = Stream::can_shutdown;
+/// Waits until the system has taken what was written, where it tells. Gives back the buffer of
+/// `start_send`, once: whether the write has failed or not.
+const _: fn(&Stream, &mut Context<'_>) -> Poll<Flushed> = Stream::poll_flush;
+/// Whether no write is in flight.
+const _: fn(&Stream) -> bool = Stream::is_idle;
 /// Tells the peer that nothing more will come.
 const _: fn(&Stream) -> io::Result<()> = Stream::shutdown;
 /// Notes that nothing more is taken out of the pipe, unless it has to be.
@@ -87,10 +87,10 @@ const _: fn(&Stream) = Stream::refuse;
 const _: fn(&Stream) -> bool = Stream::has_refused;
 /// Whether the system was asked what the peer has read.
 const _: fn(&Stream) -> bool = Stream::was_asked;
-/// Where the system keeps messages apart.
-const _: fn(&Stream) -> Option<&Messages> = Stream::messages;
-/// Where the system keeps a buffer until it is written.
-const _: fn(&Stream) -> Option<&Messages> = Stream::writer;
+/// For a stream that keeps messages: waits for one of this size at most.
+const _: fn(&Stream, &mut Context<'_>, usize) -> Poll<io::Result<Received>> = Stream::poll_recv;
+/// For a stream that owns buffers: begins to write. Only after `poll_flush` was ready.
+const _: fn(&Stream, Bytes) = Stream::start_send;
 
 #[allow(dead_code, reason = "compiled, never run")]
 async fn closing(stream: &Stream) {
@@ -100,18 +100,17 @@ async fn closing(stream: &Stream) {
     send(stream.take_rest()).await;
 }
 
-// Messages that the system keeps apart.
+// What a stream can do. It stays so as long as the stream lives: the layers above ask once.
 
-/// Waits for a message of this size at most.
-const _: fn(&Messages, &mut Context<'_>, usize) -> Poll<io::Result<Received>> = Messages::poll_recv;
-/// Begins to write. Only after `poll_flush` was ready.
-const _: fn(&Messages, Bytes) = Messages::start_send;
-const _: fn(&Messages, &mut Context<'_>) -> Poll<io::Result<()>> = Messages::poll_flush;
-/// Whether no write is in flight.
-const _: fn(&Messages) -> bool = Messages::is_idle;
-/// From now on, what was written is kept for `take_spent`.
-const _: fn(&Messages) = Messages::keep_spent;
-const _: fn(&Messages) -> Vec<Bytes> = Messages::take_spent;
+const _: fn(&Stream) -> Capabilities = Stream::capabilities;
+/// Whether the system keeps messages apart: `poll_recv` takes a whole one, and `start_send` sends one.
+const _: fn(Capabilities) -> bool = Capabilities::keeps_messages;
+/// Whether a write owns its buffer until it is done, by `start_send`.
+const _: fn(Capabilities) -> bool = Capabilities::owns_buffers;
+/// Whether one write takes several buffers.
+const _: fn(Capabilities) -> bool = Capabilities::writes_vectored;
+/// Whether `shutdown` tells the peer.
+const _: fn(Capabilities) -> bool = Capabilities::half_closes;
 
 /// A channel to a child process.
 #[cfg(feature = "worker")]

@@ -7,10 +7,11 @@
 mod contract;
 mod error;
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
@@ -25,8 +26,8 @@ mod platform;
 #[cfg(windows)]
 pub use platform::Impersonation;
 pub(crate) use platform::{
-    ConnectOptions, ListenOptions, Listener, Messages, Stream, check_length, check_user, connect,
-    current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
+    Capabilities, ConnectOptions, ListenOptions, Listener, Stream, check_length, check_user,
+    connect, current_user, elsewhere, full_path, is_transient, resolve, wait_until_free,
 };
 #[cfg(windows)]
 pub(crate) use platform::{DEFAULT_WAIT, LONGEST_WAIT};
@@ -76,6 +77,9 @@ pub(crate) enum Received {
     Truncated(usize),
     End,
 }
+
+/// What became of the last write. With it comes back the buffer that the write has owned.
+pub(crate) type Flushed = (io::Result<()>, Option<Bytes>);
 
 /// What [`Listener`] needs to know on every platform.
 #[derive(Clone, Debug)]

@@ -23,7 +23,6 @@
 mod connect;
 mod folder;
 mod listener;
-mod messages;
 mod mode;
 mod name;
 mod peer;
@@ -36,9 +35,8 @@ mod worker;
 
 pub(crate) use connect::{ConnectOptions, connect, wait_until_free};
 pub(crate) use listener::{ListenOptions, Listener, is_transient};
-pub(crate) use messages::Messages;
 pub(crate) use name::{check_length, elsewhere, full_path, resolve};
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Capabilities, Stream};
 pub(crate) use user::{check_user, current_user};
 #[cfg(feature = "worker")]
 pub(crate) use worker::{ChildEnd, Inherited, ParentEnd, channel};

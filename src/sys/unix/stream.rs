@@ -8,21 +8,46 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use socket2::{SockRef, Socket};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::messages::Messages;
 use super::peer;
 use super::socket::Connected;
 use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
-use crate::sys::Credentials;
+use crate::sys::{Credentials, Flushed, Received};
 
 /// More than a socket holds, unless the system was told otherwise: a peer that goes on sending does
 /// not keep this end.
 const MOST_HELD: usize = 1 << 20;
+
+/// What a stream can do: the same for every socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capabilities;
+
+impl Capabilities {
+    /// Whether the system keeps messages apart.
+    pub(crate) const fn keeps_messages(self) -> bool {
+        false
+    }
+
+    /// Whether a write owns its buffer until it is done.
+    pub(crate) const fn owns_buffers(self) -> bool {
+        false
+    }
+
+    /// Whether one write takes several buffers.
+    pub(crate) const fn writes_vectored(self) -> bool {
+        true
+    }
+
+    /// Whether [`Stream::shutdown`] tells the peer.
+    pub(crate) const fn half_closes(self) -> bool {
+        true
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -54,6 +79,10 @@ impl Stream {
     pub(super) fn with_peer(mut self, peer: Credentials) -> Self {
         self.peer = Some(Box::new(peer));
         self
+    }
+
+    pub(crate) const fn capabilities(&self) -> Capabilities {
+        Capabilities
     }
 
     /// In which it was made: its tasks and timers are that one's, whoever polls.
@@ -116,27 +145,25 @@ impl Stream {
         Poll::Ready(result)
     }
 
-    pub(crate) fn is_write_vectored(&self) -> bool {
-        true
-    }
-
     /// The system has taken whatever was written.
-    pub(crate) fn poll_flush(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    #[inline]
+    pub(crate) fn poll_flush(&self, _: &mut Context<'_>) -> Poll<Flushed> {
+        Poll::Ready((Ok(()), None))
     }
 
-    pub(crate) fn messages(&self) -> Option<&Messages> {
-        None
-    }
-
-    /// Who writes, where the system keeps a buffer until it is written.
-    pub(crate) fn writer(&self) -> Option<&Messages> {
-        None
-    }
-
-    /// Whether [`shutdown`](Self::shutdown) tells the peer.
-    pub(crate) fn can_shutdown(&self) -> bool {
+    /// Whether no write is in flight.
+    pub(crate) const fn is_idle(&self) -> bool {
         true
+    }
+
+    /// Only for a stream that [keeps messages](Capabilities::keeps_messages).
+    pub(crate) fn poll_recv(&self, _: &mut Context<'_>, _: usize) -> Poll<io::Result<Received>> {
+        unreachable!("a socket keeps no messages apart")
+    }
+
+    /// Only for a stream that [owns buffers](Capabilities::owns_buffers).
+    pub(crate) fn start_send(&self, _: Bytes) {
+        unreachable!("a socket owns no buffer")
     }
 
     /// Tells the peer that nothing more will come.

@@ -21,8 +21,7 @@ pub use connect::Impersonation;
 pub(crate) use connect::{ConnectOptions, connect, wait_until_free};
 pub(crate) use listener::{DEFAULT_WAIT, LONGEST_WAIT, ListenOptions, Listener, is_transient};
 pub(crate) use name::{check_length, elsewhere, full_path, resolve};
-pub(crate) use pipe::Pipe as Messages;
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Capabilities, Stream};
 pub(crate) use user::{check_user, current_user};
 #[cfg(feature = "worker")]
 pub(crate) use worker::{ChildEnd, Inherited, ParentEnd, channel};

@@ -19,7 +19,7 @@ use windows_sys::Win32::System::Pipes::{PIPE_READMODE_MESSAGE, SetNamedPipeHandl
 use super::overlapped::{Buffer, Cancelling, File, Op};
 use super::peek;
 use crate::sync::lock;
-use crate::sys::Received;
+use crate::sys::{Flushed, Received};
 
 /// The least and the most room for the first read of a message. Between these, it has as much room as the
 /// message before it needed. A second read takes what is left, into a buffer of exactly that size.
@@ -34,7 +34,7 @@ const LARGEST_WRITE: usize = 256 << 10;
 const COPY_OUT: usize = 1 << 10;
 
 /// One end of a pipe. What is read, and how much of it, is read ahead by one operation.
-pub(crate) struct Pipe {
+pub(super) struct Pipe {
     file: Arc<File>,
     reading: Mutex<Reading>,
     /// Whether the peer ends its direction by an empty message.
@@ -42,15 +42,7 @@ pub(crate) struct Pipe {
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
     /// The write in flight: never cancelled, and kept going when this end is dropped.
-    writing: Mutex<Writing>,
-}
-
-#[derive(Default)]
-struct Writing {
-    op: Option<Arc<Op>>,
-    /// What was written, if it is kept for somebody to drop it.
-    spent: Vec<Bytes>,
-    keeps_spent: bool,
+    writing: Mutex<Option<Arc<Op>>>,
 }
 
 struct Reading {
@@ -112,7 +104,7 @@ impl Pipe {
     }
 
     /// Waits for a message of at most `max` bytes. Nothing is lost when the caller stops waiting.
-    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
+    pub(super) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
         let mut reading = lock(&self.reading);
         if std::mem::take(&mut reading.whole) && !reading.buffer.is_empty() {
             // The rest of a message whose beginning was taken as bytes.
@@ -188,48 +180,29 @@ impl Pipe {
     }
 
     /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.
-    pub(crate) fn start_send(&self, message: Bytes) {
+    pub(super) fn start_send(&self, message: Bytes) {
         self.unconfirmed.store(true, Relaxed);
-        lock(&self.writing).op = Some(Op::write(&self.file, message));
+        *lock(&self.writing) = Some(Op::write(&self.file, message));
     }
 
     /// Whether no write is in flight.
-    pub(crate) fn is_idle(&self) -> bool {
-        lock(&self.writing)
-            .op
-            .as_ref()
-            .is_none_or(|op| op.is_over())
+    pub(super) fn is_idle(&self) -> bool {
+        lock(&self.writing).as_ref().is_none_or(|op| op.is_over())
     }
 
-    /// Waits until the system has taken the message before, whole.
-    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Waits until the system has taken the message before, whole, and gives that back.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
         let mut writing = lock(&self.writing);
-        let Some(op) = &writing.op else {
-            return Poll::Ready(Ok(()));
+        let Some(op) = &*writing else {
+            return Poll::Ready((Ok(()), None));
         };
         let (outcome, buffer) = ready!(op.poll(cx));
-        let op = writing.op.take();
-        let buffer = match buffer {
-            Buffer::Write(message) if writing.keeps_spent => {
-                writing.spent.push(message);
-                Buffer::None
-            }
-            buffer => buffer,
+        *writing = None;
+        let Buffer::Write(message) = buffer else {
+            unreachable!("a write has this buffer")
         };
-        drop(writing);
-        // Its bytes may be the application's, with code of its own.
-        drop((op, buffer));
-        Poll::Ready(outcome.result().map(drop).map_err(closed))
-    }
-
-    /// From now on, what was written is kept for [`take_spent`](Self::take_spent).
-    pub(crate) fn keep_spent(&self) {
-        lock(&self.writing).keeps_spent = true;
-    }
-
-    /// What is of no more use: to be dropped where no lock is held.
-    pub(crate) fn take_spent(&self) -> Vec<Bytes> {
-        std::mem::take(&mut lock(&self.writing).spent)
+        let result = outcome.result().map(drop).map_err(closed);
+        Poll::Ready((result, Some(message)))
     }
 }
 
@@ -289,7 +262,8 @@ impl Pipe {
     /// Waits until the write before is done, and begins another one with as much of `buf` as is
     /// reasonable to copy.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_flush(cx))?;
+        let (flushed, _) = ready!(self.poll_flush(cx));
+        flushed?;
         let n = buf.len().min(LARGEST_WRITE);
         if n > 0 {
             self.start_send(Bytes::copy_from_slice(&buf[..n]));
@@ -320,7 +294,7 @@ impl Drop for Pipe {
     /// A write in flight goes on. Until it is done, what the peer sends is read and thrown away:
     /// two ends that were dropped while each waits for the other to read would wait forever.
     fn drop(&mut self) {
-        let Some(op) = lock(&self.writing).op.take() else {
+        let Some(op) = lock(&self.writing).take() else {
             return;
         };
         if !op.is_over() {
@@ -339,10 +313,7 @@ impl Drop for Pipe {
                 reading: Mutex::new(reading),
                 empty_is_end: false,
                 unconfirmed: AtomicBool::new(true),
-                writing: Mutex::new(Writing {
-                    op: Some(op),
-                    ..Writing::default()
-                }),
+                writing: Mutex::new(Some(op)),
             };
             Arc::new(Lingering(Mutex::new(Some(rest)))).advance();
         }

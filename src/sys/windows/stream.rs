@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use tokio::runtime::Handle;
 
 use super::flush::flush;
@@ -18,7 +18,7 @@ use super::peer;
 use super::pipe::{Pipe, closed};
 use super::transport::{End, either};
 use crate::buffers::{BLOCK, Block};
-use crate::sys::{Credentials, Lingering};
+use crate::sys::{Credentials, Flushed, Lingering, Received};
 use crate::turn::poll_spend;
 
 /// The most that is given to one write: the system's buffer is copied once more on the way, and
@@ -28,6 +28,35 @@ const MAX_WRITE: usize = 128 << 10;
 /// How often what is left is read before an end is closed: a peer that goes on sending does not keep
 /// it. tokio's pipes give 4 KiB to each.
 const RESTS: usize = 64;
+
+/// What a stream can do: it depends on its transport.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Capabilities {
+    keeps_messages: bool,
+    owns_buffers: bool,
+}
+
+impl Capabilities {
+    /// Whether the system keeps messages apart.
+    pub(crate) const fn keeps_messages(self) -> bool {
+        self.keeps_messages
+    }
+
+    /// Whether a write owns its buffer until it is done.
+    pub(crate) const fn owns_buffers(self) -> bool {
+        self.owns_buffers
+    }
+
+    /// Whether one write takes several buffers.
+    pub(crate) const fn writes_vectored(self) -> bool {
+        false
+    }
+
+    /// Whether [`Stream::shutdown`] tells the peer.
+    pub(crate) const fn half_closes(self) -> bool {
+        false
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -73,17 +102,11 @@ impl Stream {
         }
     }
 
-    /// The pipe, if the system keeps its messages apart.
-    pub(crate) fn messages(&self) -> Option<&Pipe> {
-        match &*self.end {
-            End::Messages(pipe) => Some(pipe),
-            _ => None,
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            keeps_messages: matches!(*self.end, End::Messages(_)),
+            owns_buffers: self.end.pipe().is_some(),
         }
-    }
-
-    /// Who writes, where the system keeps a buffer until it is written.
-    pub(crate) fn writer(&self) -> Option<&Pipe> {
-        self.end.pipe()
     }
 
     /// In which it was made: its tasks and timers are that one's, whoever polls.
@@ -143,10 +166,36 @@ impl Stream {
 
     /// Waits until the system has taken what was written, where it tells: tokio's pipes keep the
     /// last write going on their own.
-    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// Gives back the buffer of [`start_send`](Self::start_send), once: whether the write has failed or
+    /// not. Its bytes may be the application's, with code of its own.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
         match self.end.pipe() {
             Some(pipe) => pipe.poll_flush(cx),
-            None => Poll::Ready(Ok(())),
+            None => Poll::Ready((Ok(()), None)),
+        }
+    }
+
+    /// Whether no write is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.end.pipe().is_none_or(Pipe::is_idle)
+    }
+
+    /// Waits for a message of at most `max` bytes. Nothing is lost when the caller stops waiting. Only for
+    /// a stream that [keeps messages](Capabilities::keeps_messages).
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Received>> {
+        match &*self.end {
+            End::Messages(pipe) => pipe.poll_recv(cx, max),
+            _ => unreachable!("a pipe of bytes keeps no messages apart"),
+        }
+    }
+
+    /// Begins to write `message`, from where it is. Only for a stream that
+    /// [owns buffers](Capabilities::owns_buffers), after `poll_flush` has been ready.
+    pub(crate) fn start_send(&self, message: Bytes) {
+        match self.end.pipe() {
+            Some(pipe) => pipe.start_send(message),
+            None => unreachable!("tokio's pipes copy what they write"),
         }
     }
 
@@ -161,15 +210,6 @@ impl Stream {
             .find(|it| !it.is_empty())
             .map_or(&[][..], |it| it);
         self.poll_write(cx, first)
-    }
-
-    pub(crate) fn is_write_vectored(&self) -> bool {
-        false
-    }
-
-    /// Whether [`shutdown`](Self::shutdown) tells the peer.
-    pub(crate) fn can_shutdown(&self) -> bool {
-        false
     }
 
     /// A pipe of bytes cannot be closed in one direction: the peer sees the end when this end is
