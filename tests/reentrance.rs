@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use asyncipc::endpoint::EndpointHandle;
 use asyncipc::hub::Event;
@@ -206,6 +207,39 @@ fn a_message_of_any_size_may_send_another_one_when_it_is_dropped() {
                 within(dropped).await;
             });
         }
+    }
+}
+
+#[test]
+fn a_message_may_use_its_sender_when_its_direction_is_ended() {
+    for (transport, server, client) in transports("ended") {
+        in_a_thread(async move || {
+            let (client, mut server) = pair_of(&server, &client).await;
+            let (sender, _receiver) = client.split();
+            let sender = sender.into_shared();
+            let again = sender.clone();
+            let (mut hook, calls) = Hook::new(move || drop(again.flush().now_or_never()));
+            hook.bytes = sample(2_000, 0);
+            sender.send(Bytes::from_owner(hook)).await.unwrap();
+            // The system has it soon, before any task of this thread has seen that.
+            thread::sleep(Duration::from_millis(50));
+            match within(sender.close_write()).await {
+                Ok(()) => {}
+                Err(error) => assert!(
+                    matches!(error, asyncipc::Error::ModeMismatch { .. }),
+                    "{transport}: {error:?}"
+                ),
+            }
+            let received = within(server.next()).await.unwrap().unwrap();
+            assert_eq!(received, sample(2_000, 0));
+            drop(sender);
+            let dropped = async {
+                while calls.load(Ordering::Relaxed) == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            within(dropped).await;
+        });
     }
 }
 

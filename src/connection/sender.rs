@@ -190,7 +190,11 @@ impl PipeSender {
         }
         match self.gathers() {
             true => self.core.shutdown()?,
-            false => self.core.io.start_send(Bytes::new()),
+            false => {
+                // Fetches the result of the message before, with its buffer.
+                self.has_room()?;
+                self.core.io.start_send(Bytes::new());
+            }
         }
         self.state = SendState::Ended;
         Ok(())
