@@ -4,8 +4,9 @@ mod common;
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
-use asyncipc::{Error, PipeConnection, SharedSender};
+use asyncipc::{ClientBuilder, Error, PipeConnection, ServerBuilder, SharedSender};
 use bytes::Bytes;
 use common::{pair, pair_of, sample, stays_pending, transports, within};
 use futures::{Sink, SinkExt, StreamExt};
@@ -23,6 +24,29 @@ async fn each() -> Vec<(&'static str, SharedSender, PipeConnection)> {
         each.push((transport, client.split().0.into_shared(), server));
     }
     each
+}
+
+/// As `transports`, where an empty message ends one direction in message mode.
+fn half_closing_transports(what: &str) -> Vec<(&'static str, ServerBuilder, ClientBuilder)> {
+    let transports = transports(what).into_iter();
+    #[cfg(windows)]
+    let transports = transports.map(|(transport, server, client)| {
+        use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
+        match transport {
+            "messages" => (
+                transport,
+                server.end_on_empty_message(),
+                client.end_on_empty_message(),
+            ),
+            _ => (transport, server, client),
+        }
+    });
+    transports.collect()
+}
+
+/// Whether one direction of this transport can be ended alone.
+fn half_closes(transport: &str) -> bool {
+    cfg!(unix) || transport == "messages"
 }
 
 /// Sends until there is no room, and says how often that worked.
@@ -113,30 +137,14 @@ async fn it_is_closed_once_a_clone_has_closed_it() {
 
 #[tokio::test]
 async fn ending_its_direction_sends_what_was_taken_and_leaves_the_other_direction_open() {
-    for (transport, server, client) in transports("half") {
-        #[cfg(windows)]
-        let client = {
-            use asyncipc::windows::ClientBuilderExt;
-            match transport {
-                "messages" => client.end_on_empty_message(),
-                _ => client,
-            }
-        };
-        #[cfg(windows)]
-        let server = {
-            use asyncipc::windows::ServerBuilderExt;
-            match transport {
-                "messages" => server.end_on_empty_message(),
-                _ => server,
-            }
-        };
+    for (transport, server, client) in half_closing_transports("half") {
         let (client, mut server) = pair_of(&server, &client).await;
         let (sender, mut receiver) = client.split();
         let sender = sender.into_shared();
         sender.send("last".into()).await.unwrap();
         let ended = within(sender.close_write()).await;
         assert_eq!(within(server.next()).await.unwrap().unwrap(), "last");
-        if cfg!(windows) && transport != "messages" {
+        if !half_closes(transport) {
             let error = ended.unwrap_err();
             assert!(matches!(error, Error::ModeMismatch { .. }), "{error:?}");
             sender.send("goes on".into()).await.unwrap();
@@ -161,6 +169,76 @@ async fn ending_its_direction_sends_what_was_taken_and_leaves_the_other_directio
         server.send("answer".into()).await.unwrap();
         assert_eq!(within(receiver.next()).await.unwrap().unwrap(), "answer");
         within(sender.close()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn two_clones_may_end_the_direction_and_close_at_once() {
+    for (transport, server, client) in half_closing_transports("both") {
+        let linger = common::PATIENCE;
+        let (server, client) = (server.linger(linger), client.linger(linger));
+        for (is_flushed, closes_first) in
+            [(true, false), (true, true), (false, false), (false, true)]
+        {
+            let case = format!("{transport}, flushed: {is_flushed}, closes first: {closes_first}");
+            let (client, mut server) = pair_of(&server, &client).await;
+            let (sender, receiver) = client.split();
+            let (sender, closer) = {
+                let sender = sender.into_shared();
+                (sender.clone(), sender)
+            };
+            let ours = async {
+                sender.send("last".into()).await.unwrap();
+                if is_flushed {
+                    sender.flush().await.unwrap();
+                }
+                let (ended, closed) = match closes_first {
+                    true => {
+                        let (closed, ended) = tokio::join!(closer.close(), sender.close_write());
+                        (ended, closed)
+                    }
+                    false => tokio::join!(sender.close_write(), closer.close()),
+                };
+                drop((sender, closer, receiver));
+                (ended, closed)
+            };
+            let theirs = async {
+                let mut messages = vec![];
+                while let Some(message) = server.next().await {
+                    messages.push(message.unwrap());
+                }
+                messages
+            };
+            let ((ended, closed), messages) = within(async { tokio::join!(ours, theirs) }).await;
+            assert_eq!(messages, ["last"], "{case}");
+            closed.unwrap();
+            match ended {
+                Ok(()) => assert!(half_closes(transport), "{case}"),
+                Err(Error::ModeMismatch { .. }) => assert!(!half_closes(transport), "{case}"),
+                // Closing has come first.
+                Err(Error::Closed { by_this_end, .. }) => assert!(by_this_end, "{case}"),
+                Err(error) => panic!("{case}: {error:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_only_a_sink_has_taken_counts_as_lost_at_the_linger_deadline() {
+    for (transport, server, client) in transports("lost") {
+        let client = client.linger(Duration::from_millis(50));
+        let (client, _server) = pair_of(&server, &client).await;
+        let (sender, _receiver) = client.split();
+        let sender = sender.into_shared();
+        let mut sink = sender.clone();
+        ready(&mut sink).await;
+        fill(&sender, &sample(10_000, 0)).await;
+        sink.start_send_unpin("lost".into()).unwrap();
+        let error = within(sender.close()).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::TimedOut { reason, .. } if reason.ends_with("the rest is lost")),
+            "{transport}: {error:?}"
+        );
     }
 }
 

@@ -205,7 +205,7 @@ impl PipeSender {
         if closed.is_pending() {
             self.core.closing.poll_discard(&self.core.io, cx);
             if self.linger.poll(&self.core, cx).is_ready() {
-                return Poll::Ready(Err(self.give_up()));
+                return Poll::Ready(Err(self.give_up(false)));
             }
         }
         closed
@@ -252,9 +252,9 @@ impl PipeSender {
         self.buffer.clear();
     }
 
-    /// At the linger deadline.
-    pub(crate) fn give_up(&mut self) -> Error {
-        let rest_is_lost = !self.buffer.is_empty();
+    /// At the linger deadline. `more_is_lost`: whether something is, beside what is in the buffer.
+    pub(crate) fn give_up(&mut self, more_is_lost: bool) -> Error {
+        let rest_is_lost = more_is_lost || !self.buffer.is_empty();
         self.state = SendState::GivenUp;
         self.buffer.clear();
         self.core.closing_timed_out(rest_is_lost)

@@ -348,7 +348,7 @@ impl Queue {
             // By another clone, at the last moment.
             true => (Ok(()), None),
             // The flusher has nothing to wait for any more.
-            false => (Err(it.sender.give_up()), it.blocked.take()),
+            false => (Err(it.give_up()), it.blocked.take()),
         });
         if let Some(flusher) = flusher {
             flusher.wake();
@@ -470,7 +470,7 @@ impl Queue {
         let (bytes, error) = self.with(|state| {
             state.blocked = None;
             let bytes = state.sender.buffered() + state.overflowing;
-            (bytes, state.sender.give_up())
+            (bytes, state.give_up())
         });
         // A write that the system has already goes on.
         if bytes > 0 {
@@ -517,6 +517,11 @@ impl State {
             self.sender.retire(message);
             taken?;
         }
+    }
+
+    /// At the linger deadline.
+    fn give_up(&mut self) -> Error {
+        self.sender.give_up(!self.overflow.is_empty())
     }
 
     /// Whether more has come since the last time, and even more can.
