@@ -22,8 +22,8 @@ fn before_each(
     question: impl Fn(libc::c_long) -> bool + Send + 'static,
 ) -> Arc<Mutex<Vec<bool>>> {
     // SECCOMP_IOCTL_NOTIF_RECV and SECCOMP_IOCTL_NOTIF_SEND (linux/seccomp.h).
-    const RECV: libc::c_ulong = 0xc050_2100;
-    const SEND: libc::c_ulong = 0xc018_2101;
+    const RECV: libc::Ioctl = 0xc050_2100_u32 as libc::Ioctl;
+    const SEND: libc::Ioctl = 0xc018_2101_u32 as libc::Ioctl;
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     let fd = install(filter(calls, libc::SECCOMP_RET_USER_NOTIF), flags);
     // SAFETY: the call has just made the descriptor for us.
