@@ -77,10 +77,10 @@ fn add(counter: &AtomicU64, n: u64) {
 /// The counters of a server: those of its live connections, and the sum of those that ended.
 /// Summing up when asked costs a message nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Totals(Arc<Mutex<State>>);
+pub(crate) struct Totals(Arc<Mutex<TotalsState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct TotalsState {
     /// Clients that have a [`Place`], and the traffic of connections that have ended.
     stats: ServerStats,
     live: HashMap<ConnectionId, Arc<Counters>>,
@@ -107,7 +107,7 @@ impl Totals {
         stats
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TotalsState> {
         lock(&self.0)
     }
 }

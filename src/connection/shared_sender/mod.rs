@@ -92,7 +92,7 @@ enum Wait {
 struct Senders(Arc<Queue>);
 
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     core: Arc<Core>,
     /// The flusher is told here when there is something to write, or no sender any more.
     dirty: Notify,
@@ -107,7 +107,7 @@ struct Queue {
     closers: Arc<Closers>,
 }
 
-struct State {
+struct QueueState {
     sender: PipeSender,
     /// What sinks have sent while the batch was full: it goes out next.
     overflow: VecDeque<Bytes>,
@@ -134,7 +134,7 @@ impl SharedSender {
         sender.keep_spent();
         let core = sender.core.clone();
         let queue = Arc::new(Queue {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 taken: sender.unsent() as u64,
                 sender,
                 overflow: VecDeque::new(),
@@ -183,7 +183,7 @@ impl SharedSender {
     /// from what is to be received: see [`PipeConnection::is_closed`](crate::PipeConnection::is_closed).
     pub fn is_closed(&self) -> bool {
         let queue = self.queue();
-        let is_over = |state: &mut State| state.orphaned || state.sender.has_failed();
+        let is_over = |state: &mut QueueState| state.orphaned || state.sender.has_failed();
         queue.closing.load(Relaxed) || queue.with(is_over) || !queue.core.io.has_peer()
     }
 
@@ -303,7 +303,7 @@ impl SharedSender {
 impl Queue {
     /// Calls `f` with the state, under the lock. It must not run the application's code, or that of its
     /// executor, which may come here again.
-    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut QueueState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = f(&mut state);
         let spent = state.sender.take_spent();
@@ -370,7 +370,7 @@ impl Queue {
     }
 
     /// The error for a message that is sent now, if there is one already.
-    fn check_open(&self, state: &State) -> Result<(), Error> {
+    fn check_open(&self, state: &QueueState) -> Result<(), Error> {
         if state.sender.has_failed() {
             return Err(state.sender.closed());
         }
@@ -488,7 +488,7 @@ impl Queue {
     }
 }
 
-impl State {
+impl QueueState {
     /// How many bytes of those taken the system has.
     fn written(&self) -> u64 {
         self.taken.saturating_sub(self.unsent() as u64)
@@ -543,7 +543,7 @@ impl Drop for Senders {
     }
 }
 
-impl Drop for State {
+impl Drop for QueueState {
     fn drop(&mut self) {
         if !self.overflow.is_empty() && !self.sender.has_failed() {
             let (id, messages) = (self.sender.id().get(), self.overflow.len());

@@ -175,13 +175,13 @@ impl Call {
 struct Calls {
     threads: usize,
     left_behind: usize,
-    state: Mutex<State>,
+    state: Mutex<FlushState>,
     has_peer: fn(&OwnedHandle) -> bool,
     /// Blocks until the peer has read everything.
     wait: fn(&OwnedHandle) -> io::Result<()>,
 }
 
-struct State {
+struct FlushState {
     /// Those that were not asked about yet, and those whose turn was over before there was an answer.
     first: VecDeque<Ask>,
     again: VecDeque<Ask>,
@@ -191,7 +191,7 @@ struct State {
     has_overseer: bool,
 }
 
-impl State {
+impl FlushState {
     fn next(&mut self) -> Option<Ask> {
         self.first.pop_front().or_else(|| self.again.pop_front())
     }
@@ -262,7 +262,7 @@ impl Calls {
         has_peer: fn(&OwnedHandle) -> bool,
         wait: fn(&OwnedHandle) -> io::Result<()>,
     ) -> Self {
-        let state = State {
+        let state = FlushState {
             first: VecDeque::new(),
             again: VecDeque::new(),
             running: Vec::new(),
@@ -278,7 +278,7 @@ impl Calls {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FlushState> {
         lock(&self.state)
     }
 
@@ -317,12 +317,12 @@ impl Calls {
     }
 
     /// How many threads there may be.
-    fn most(&self, state: &State) -> usize {
+    fn most(&self, state: &FlushState) -> usize {
         self.threads + state.left_behind().min(self.left_behind)
     }
 
     /// Makes a thread for what waits, if there may be one more.
-    fn make_thread(&'static self, state: &mut State) -> io::Result<()> {
+    fn make_thread(&'static self, state: &mut FlushState) -> io::Result<()> {
         if state.waiting() > 0 && state.threads < self.most(state) {
             let named = thread::Builder::new().name("asyncipc-flush".into());
             named.stack_size(STACK).spawn(move || ask_all(self))?;
@@ -334,7 +334,7 @@ impl Calls {
     /// Somebody who waited does not any more.
     fn called_off(&'static self, wait: &Arc<Wait>) {
         let mut state = self.lock();
-        let State { first, again, .. } = &mut *state;
+        let FlushState { first, again, .. } = &mut *state;
         let mut dropped = None;
         for queue in [first, again] {
             if let Some(place) = queue.iter().position(|it| Arc::ptr_eq(&it.wait, wait)) {
@@ -347,7 +347,7 @@ impl Calls {
     }
 
     /// Sees to it that there is an overseer if there is something to see to.
-    fn see_to(&'static self, mut state: MutexGuard<'_, State>) {
+    fn see_to(&'static self, mut state: MutexGuard<'_, FlushState>) {
         if state.has_overseer || !state.needs_overseer() {
             return;
         }
@@ -480,7 +480,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    impl State {
+    impl FlushState {
         fn is_at_rest(&self) -> bool {
             self.threads == 0 && !self.has_overseer
         }

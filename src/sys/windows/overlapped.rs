@@ -178,7 +178,7 @@ impl Begun {
 #[repr(C)] // The callback gets a pointer to the first field, and makes one to the whole of it.
 pub(super) struct Op {
     overlapped: UnsafeCell<OVERLAPPED>,
-    state: Mutex<State>,
+    state: Mutex<OpState>,
     file: Arc<File>,
 }
 
@@ -188,7 +188,7 @@ unsafe impl Send for Op {}
 // SAFETY: as above.
 unsafe impl Sync for Op {}
 
-struct State {
+struct OpState {
     buffer: Buffer,
     outcome: Option<Outcome>,
     waker: Option<Waker>,
@@ -295,7 +295,7 @@ impl Op {
     ) -> Arc<Op> {
         let op = Arc::new(Op {
             overlapped: UnsafeCell::new(OVERLAPPED::default()),
-            state: Mutex::new(State {
+            state: Mutex::new(OpState {
                 buffer,
                 outcome: None,
                 waker: None,
@@ -372,7 +372,7 @@ impl Op {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OpState> {
         lock(&self.state)
     }
 }

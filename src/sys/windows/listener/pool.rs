@@ -14,10 +14,10 @@ pub(super) struct Pool {
     pub(super) factory: Factory,
     pub(super) backlog: usize,
     pub(super) max_connections: usize,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
 }
 
-pub(super) struct State {
+pub(super) struct PoolState {
     /// No instance is made any more once the listener is gone.
     open: bool,
     /// Instances that have been handed out and not dropped yet.
@@ -40,7 +40,7 @@ impl Pool {
             factory,
             backlog: limits.backlog.unwrap_or(BACKLOG) as usize,
             max_connections: limits.max_connections,
-            state: Mutex::new(State {
+            state: Mutex::new(PoolState {
                 open: true,
                 connected: 0,
                 waiting: 1,
@@ -50,7 +50,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PoolState> {
         lock(&self.state)
     }
 
