@@ -7,7 +7,7 @@
 //!
 //! What the pipe file system answers (ReactOS's NPFS, fsctrl.c, waitsup.c and strucsup.c): success
 //! when an instance listens, or begins to; STATUS_IO_TIMEOUT, which is ERROR_SEM_TIMEOUT, after the
-//! time that was given; STATUS_OBJECT_NAME_NOT_FOUND when there is no such pipe, or any more.
+//! given time; STATUS_OBJECT_NAME_NOT_FOUND when there is no such pipe, or none any more.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -42,9 +42,9 @@ use crate::sys::{Address, PlatformError, Waited};
 const SLACK: Duration = Duration::from_secs(1);
 
 /// The longest wait, unless the server has set the time. As long as a client keeps its end of a pipe,
-/// the system does not tell those who wait that the server has gone (ReactOS's NPFS, statesup.c,
-/// NpSetClosingPipeState), but it does tell those who connect (create.c, NpFsdCreate). And where a wait
-/// cannot be cancelled, as under Wine 8, it goes on to its end after it was given up.
+/// the system does not tell clients that wait that the server has gone (ReactOS's NPFS, statesup.c,
+/// NpSetClosingPipeState), but it does tell clients that connect (create.c, NpFsdCreate). And where a
+/// wait cannot be cancelled, as under Wine 8, it goes on to its end although the caller has given up.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// How a client opens its end.
@@ -52,7 +52,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 pub(crate) struct ConnectOptions {
     pub(crate) transport: TransportOptions,
     pub(crate) impersonation: Impersonation,
-    /// Whether the server says how long a busy pipe is waited for.
+    /// Whether the server says how long this client waits for a busy pipe.
     pub(crate) server_default_wait: bool,
 }
 
@@ -73,7 +73,7 @@ impl ConnectOptions {
     }
 }
 
-/// Asks once for a connection, and waits for nothing but another machine's answer.
+/// Tries once to connect. Waits for nothing but another machine's answer.
 pub(crate) async fn connect(
     address: Address<'_>,
     options: &ConnectOptions,
@@ -129,7 +129,7 @@ fn open(path: &Path, level: Impersonation) -> io::Result<OwnedHandle> {
 }
 
 /// Waits until it is worth connecting again, or, if `options` say so, until the server's default
-/// time-out has passed. The caller waits no longer than what is `left`; `None`: as long as it takes.
+/// time-out has passed. The caller waits for `left` at most; `None`: as long as it takes.
 ///
 /// Dropping the future ends the wait.
 pub(crate) async fn wait_until_free(
@@ -158,8 +158,8 @@ pub(crate) async fn wait_until_free(
         ERROR_SUCCESS => return Waited::Ended,
         ERROR_SEM_TIMEOUT if options.server_default_wait => return Waited::TimedOut,
         ERROR_SEM_TIMEOUT => return Waited::Ended,
-        // The server has gone, and the next attempt to connect will say so. Or the system knows the pipe
-        // by another name here than when connecting: then the caller should pause first.
+        // The server has gone, and the next attempt to connect will say so. Or the system uses another
+        // name for the pipe here than when connecting: then the caller should pause first.
         ERROR_FILE_NOT_FOUND => {}
         _ => {
             let pipe = path.display();
@@ -171,8 +171,8 @@ pub(crate) async fn wait_until_free(
 
 /// Whether the system says that there is a pipe of this name on this machine. Does not connect to it.
 pub(super) fn exists(path: &Path) -> bool {
-    // Not the path itself: WaitNamedPipe takes no `\\?\pipe\NAME` (ReactOS's kernel32,
-    // client/file/npipe.c). Wine does.
+    // Not the path itself: WaitNamedPipe does not accept `\\?\pipe\NAME` (ReactOS's kernel32,
+    // client/file/npipe.c). Wine's does.
     let path: Vec<u16> = name::usual(path).chain([0]).collect();
     // SAFETY: the path ends with NUL. With this time-out the call does not wait.
     let free = unsafe { WaitNamedPipeW(path.as_ptr(), NMPWAIT_NOWAIT) } != 0;
@@ -181,7 +181,7 @@ pub(super) fn exists(path: &Path) -> bool {
 }
 
 /// The root of the pipe file system, opened once. Without the last backslash it would be the device,
-/// which answers FSCTL_PIPE_WAIT by STATUS_ILLEGAL_FUNCTION: Wine's dlls/ntdll/tests/pipe.c,
+/// which answers FSCTL_PIPE_WAIT with STATUS_ILLEGAL_FUNCTION: Wine's dlls/ntdll/tests/pipe.c,
 /// test_empty_name, which is run on Windows.
 fn root() -> io::Result<Arc<File>> {
     static ROOT: OnceLock<Arc<File>> = OnceLock::new();
@@ -198,7 +198,7 @@ fn root() -> io::Result<Arc<File>> {
 
 /// The structure FILE_PIPE_WAIT_FOR_BUFFER, and its length in bytes:
 /// <https://learn.microsoft.com/openspecs/windows_protocols/ms-fscc/f030a3b9-539c-4c7b-a893-86b795b9b711>.
-/// `None` is the time that the server has set.
+/// `None` means the time that the server has set.
 fn request(path: &Path, time: Option<Duration>) -> (Vec<u64>, u32) {
     let name: Vec<u16> = name::pipe(path).collect();
     let mut bytes = Vec::with_capacity(14 + 2 * name.len());

@@ -1,19 +1,19 @@
 //! Waiting until the peer has read everything.
 //!
-//! The system has one call for it, FlushFileBuffers, which blocks its thread for as long as the
-//! peer takes, also on a handle for overlapped I/O. So it is called on a few threads of our own, which
-//! exist only while there is something to wait for. When more ends wait than there are threads, they
-//! take turns: another thread, the overseer, calls off a call that blocks, and it is made again later.
-//! Ends that the system was never asked about come first. So an end whose peer has read is told soon,
-//! however many others wait for peers that do not read.
+//! The system has one call for this, FlushFileBuffers. It blocks its thread for as long as the peer
+//! takes, even on a handle for overlapped I/O. So a few threads of our own make the call. They exist
+//! only while an end waits. When more ends wait than there are threads, the ends take turns: another
+//! thread, the overseer, cancels a call that blocks, and a thread repeats it later. Ends that have not
+//! had a turn yet go first. So an end whose peer has read learns it soon, however many others wait for
+//! peers that do not read.
 //!
-//! Once the peer has left, the system says that everything was read. So an end that has had to wait for
-//! its turn is asked first whether the peer is still there.
+//! Once the peer has left, the system says that everything was read. So when an end has had to wait for
+//! its turn, the thread first checks that the peer is still there.
 //!
-//! CancelSynchronousIo calls a call off: it ends synchronous requests, whatever the handle was opened
+//! CancelSynchronousIo cancels a call: it ends synchronous requests, whatever the handle was opened
 //! for. Over the network it may not help. Then the thread is left behind until the peer reads or leaves.
 //!
-//! There is no other way. FilePipeLocalInformation tells how much of the quota is left, but a read that
+//! There is no other way. FilePipeLocalInformation says how much of the quota is left, but a read that
 //! the peer has begun uses quota as unread bytes do, an empty message uses none, and Wine always says
 //! 0. FSCTL_PIPE_FLUSH needs no thread, but only its name is documented, and Wine does not have it.
 
@@ -43,43 +43,43 @@ use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetCurrentThread}
 use super::peek;
 use crate::sync::lock;
 
-/// How many threads wait, beside those left behind.
+/// How many threads wait, not counting those left behind.
 const THREADS: usize = 16;
 
-/// How many of those left behind are replaced at most: there are never more than [`THREADS`] and these.
+/// How many threads left behind are replaced at most. There are never more than [`THREADS`] plus these.
 const LEFT_BEHIND: usize = 112;
 
-/// How long a call may block while others wait for their turn. The first: when the system was asked about
-/// each of them before. The second: when it was not.
+/// How long a call may block while others wait for their turn: `TURN` when each of them has had a turn
+/// before, `FIRST_TURN` when one has not.
 const TURN: Duration = Duration::from_millis(10);
 const FIRST_TURN: Duration = Duration::from_millis(1);
 
-/// How often a call is called off, how many times before its thread counts as left behind, and how often
-/// from then on. At first the thread may not have entered the call yet, and then it cannot be reached.
+/// How often the overseer tries to cancel a call, how many times before the thread counts as left behind,
+/// and how often after that. At first the thread may not have entered the call yet: nothing to cancel.
 const CALL_OFF_EVERY: Duration = Duration::from_millis(1);
 const CALL_OFF_TIMES: u32 = 200;
 const CALL_OFF_LATER: Duration = Duration::from_millis(100);
 
-/// They run the system call and little else.
+/// The threads' stack size. They run the system call and little else.
 const STACK: usize = 64 << 10;
 
-/// What an end is told that had to wait for its turn, when nobody knows.
+/// The error when an end had to wait for its turn, and nobody knows what its peer has read.
 const LEFT_MEANWHILE: &str = "so many ends wait for their peers that the system could not be asked what the \
      peer had read before it left";
 
 static CALLS: Calls = Calls::new(THREADS, LEFT_BEHIND, has_peer, wait_for_peer);
 
-/// Waits until the peer has read everything that was written to `pipe`, a write still in flight
-/// included. Dropping the future calls the wait off; what was written stays.
+/// Waits until the peer has read everything that was written to `pipe`, including a write still in
+/// flight. Dropping the future cancels the wait; what was written stays.
 ///
-/// Needs no runtime. Takes a handle of its own: the pipe itself may be an end that only its runtime can
+/// Needs no runtime. Duplicates the handle: the pipe itself may be an end that only its runtime can
 /// close, and the blocked thread can outlive both.
 ///
 /// # Errors
 ///
-/// When the peer leaves first, if it was still there at the beginning. What a peer that has left
-/// before had read, the system does not tell. When so many ends wait that the peer leaves before this one
-/// has its turn, that is an error as well.
+/// When the peer leaves before it has read everything, if it was still there at the beginning. If it had
+/// left before, the system does not say what it had read. It is also an error when so many ends wait that
+/// the peer leaves before this one has its turn.
 pub(super) fn flush(pipe: BorrowedHandle<'_>) -> io::Result<Flush> {
     CALLS.ask(pipe.try_clone_to_owned()?)
 }
@@ -91,12 +91,12 @@ pub(super) struct Flush {
     answer: oneshot::Receiver<io::Result<()>>,
 }
 
-/// What the waiter and the threads know of a wait.
+/// What the waiter and the threads know about a wait.
 #[derive(Default)]
 struct Wait {
     /// Whether the system was asked at least once.
     begun: AtomicBool,
-    /// Whether nobody waits any more.
+    /// Whether the waiter has given up.
     called_off: AtomicBool,
 }
 
@@ -111,7 +111,7 @@ impl Future for Flush {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Whoever has the other end answers, except in a panic.
+        // The thread with the sender always answers, unless it panics.
         let gone = |_| Err(io::Error::other("the waiting thread has panicked"));
         Pin::new(&mut self.answer)
             .poll(cx)
@@ -126,7 +126,7 @@ impl Drop for Flush {
     }
 }
 
-/// One end that is to be asked about.
+/// An end for which the system is to be asked.
 struct Ask {
     pipe: OwnedHandle,
     wait: Arc<Wait>,
@@ -140,7 +140,7 @@ struct Ask {
 /// A thread in a call, or about to enter it.
 struct Caller {
     thread: OwnedHandle,
-    /// While this is set, the thread does nothing else that could be cancelled.
+    /// While this is set, the thread does nothing but the call that could be cancelled.
     is_calling: Mutex<bool>,
 }
 
@@ -161,7 +161,7 @@ struct Call {
     caller: Arc<Caller>,
     wait: Arc<Wait>,
     since: Instant,
-    /// How often it was called off, and from when on it may be again.
+    /// How many tries to cancel it there were, and the earliest time of the next one.
     tries: u32,
     again_from: Instant,
 }
@@ -182,7 +182,7 @@ struct Calls {
 }
 
 struct FlushState {
-    /// Those that were not asked about yet, and those whose turn was over before there was an answer.
+    /// Those that have not had a turn yet, and those whose turn ended without an answer.
     first: VecDeque<Ask>,
     again: VecDeque<Ask>,
     /// The oldest first.
@@ -201,7 +201,7 @@ impl FlushState {
         behind.count()
     }
 
-    /// How many wait that no thread is about to take.
+    /// How many wait without a free thread that will take them.
     fn waiting(&self) -> usize {
         (self.first.len() + self.again.len()).saturating_sub(self.free())
     }
@@ -211,7 +211,7 @@ impl FlushState {
         self.threads - self.running.len()
     }
 
-    /// How long a call may block: for ever if nobody else waits.
+    /// How long a call may block: forever if nobody else waits.
     fn turn(&self) -> Option<Duration> {
         match self.waiting() {
             0 => None,
@@ -220,13 +220,13 @@ impl FlushState {
         }
     }
 
-    /// Whether there are calls that are to end, or will be.
+    /// Whether a call must be cancelled now, or later.
     fn needs_overseer(&self) -> bool {
         let called_off = |it: &Call| it.wait.called_off.load(Acquire);
         !self.running.is_empty() && (self.waiting() > 0 || self.running.iter().any(called_off))
     }
 
-    /// Whose calls are to be called off now, and when to look again.
+    /// The callers whose calls must be cancelled now, and the pause before the next look.
     fn overdue(&mut self) -> (Vec<Arc<Caller>>, Duration) {
         let (now, turn) = (Instant::now(), self.turn());
         let mut waiting = self.waiting();
@@ -247,7 +247,7 @@ impl FlushState {
             if is_to_end && now >= call.again_from {
                 call.tries += 1;
                 call.again_from = now + later;
-                // Should it be in another call by then, that one is made again.
+                // If the thread is in another call by then, that call is repeated later.
                 overdue.push(call.caller.clone());
             }
         }
@@ -331,7 +331,7 @@ impl Calls {
         Ok(())
     }
 
-    /// Somebody who waited does not any more.
+    /// The waiter has given up.
     fn called_off(&'static self, wait: &Arc<Wait>) {
         let mut state = self.lock();
         let FlushState { first, again, .. } = &mut *state;
@@ -346,7 +346,7 @@ impl Calls {
         drop(dropped);
     }
 
-    /// Sees to it that there is an overseer if there is something to see to.
+    /// Starts the overseer if one is needed and there is none.
     fn see_to(&'static self, mut state: MutexGuard<'_, FlushState>) {
         if state.has_overseer || !state.needs_overseer() {
             return;
@@ -354,20 +354,20 @@ impl Calls {
         let named = thread::Builder::new().name("asyncipc-flush-overseer".into());
         let made = named.stack_size(STACK).spawn(move || self.oversee());
         state.has_overseer = made.is_ok();
-        // Whoever listens to the log may come back here.
+        // A log subscriber may call into this code.
         drop(state);
-        // Whoever comes next tries again. Until then, those who wait longest keep their turn.
+        // The next caller tries again. Until then, calls that block keep their turn.
         if let Err(error) = made {
             tracing::warn!(%error, "cannot make a thread that gives others their turn");
         }
     }
 
-    /// Until there is nothing to see to.
+    /// Runs until there is nothing left to oversee.
     fn oversee(&'static self) {
         let mut state = self.lock();
         while state.needs_overseer() {
             let (overdue, pause) = state.overdue();
-            // In place of those that were left behind. If it fails, whoever comes next tries again.
+            // Replaces threads that were left behind. If it fails, the next caller tries again.
             let _ = self.make_thread(&mut state);
             drop(state);
             for caller in overdue {
@@ -380,7 +380,7 @@ impl Calls {
     }
 }
 
-/// A thread that asks about one end after the other, while there are any.
+/// A thread's work: asks the system for one end after the other, while there are any.
 fn ask_all(calls: &'static Calls) {
     let caller = current_thread().map(|thread| {
         Arc::new(Caller {
@@ -422,13 +422,13 @@ fn ask_all(calls: &'static Calls) {
             error.raw_os_error() == Some(ERROR_OPERATION_ABORTED.cast_signed())
         });
         if was_called_off && !ask.wait.called_off.load(Acquire) {
-            // For others to have their turn.
+            // Cancelled to give others their turn.
             ask.has_waited = true;
             state.again.push_back(ask);
             continue;
         }
         drop(state);
-        // The handle first: who closes has let go of the pipe when it is told.
+        // The handle first: whoever closes must not hold the pipe any more when the answer comes.
         drop(ask.pipe);
         let _ = ask.answer.send(answer);
         state = calls.lock();
@@ -441,7 +441,7 @@ fn has_peer(pipe: &OwnedHandle) -> bool {
     peek::has_peer(pipe.as_handle())
 }
 
-/// Blocks until the peer has read everything or has left, or until it is called off.
+/// Blocks until the peer has read everything or has left, or until the call is cancelled.
 fn wait_for_peer(pipe: &OwnedHandle) -> io::Result<()> {
     // SAFETY: the handle is open for as long as `pipe` is borrowed.
     match unsafe { FlushFileBuffers(pipe.as_raw_handle()) } {
@@ -486,8 +486,8 @@ mod tests {
         }
     }
 
-    /// Stands for a pipe whose peer reads when the event is set, and for a call that cannot be called
-    /// off: waiting for an event is none that CancelSynchronousIo ends.
+    /// Stands for a pipe whose peer reads when the event is set, and for a call that cannot be
+    /// cancelled: CancelSynchronousIo does not end a wait for an event.
     struct Event(OwnedHandle);
 
     impl Event {
@@ -521,7 +521,7 @@ mod tests {
         Box::leak(Box::new(Calls::new(threads, left_behind, |_| true, wait)))
     }
 
-    /// Until something has happened that other threads do.
+    /// Waits until other threads have done something.
     async fn until(mut happened: impl FnMut() -> bool) {
         let waiting = async {
             while !happened() {
@@ -543,7 +543,7 @@ mod tests {
             it = &mut first => panic!("nobody has read: {it:?}"),
             it = timeout(PATIENCE, second) => it.unwrap().unwrap(),
         }
-        // What was left behind is an answer all the same.
+        // The call that was left behind still gives its answer.
         stuck.set();
         timeout(PATIENCE, first).await.unwrap().unwrap();
         until(|| calls.lock().is_at_rest()).await;
@@ -560,7 +560,7 @@ mod tests {
         until(|| calls.lock().left_behind() == 5).await;
         assert_eq!(begun(&waits), 5);
         assert_eq!(calls.lock().threads, 5);
-        // Those who give up do not wait for their threads, and those who were not asked about are gone.
+        // Waiters that give up do not wait for their threads, and those that had no turn yet are gone.
         waits.truncate(3);
         assert_eq!(calls.lock().waiting(), 0);
         stuck.set();

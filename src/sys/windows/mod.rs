@@ -1,7 +1,7 @@
-//! Named pipes: through tokio's completion-port I/O, or through overlapped I/O of our own.
+//! Named pipes: through tokio's completion-port I/O, or through this crate's own overlapped I/O.
 //!
-//! What is relied on of each call, which source says that Windows does so, and what is proven under
-//! Wine: docs/windows.md.
+//! docs/windows.md says for each call what the crate relies on, which source says that Windows does
+//! so, and what is proven under Wine.
 
 mod connect;
 mod flush;

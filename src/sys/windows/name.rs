@@ -1,18 +1,18 @@
 //! Names are paths in the pipe file system.
 //!
-//! What it takes: <https://learn.microsoft.com/windows/win32/ipc/pipe-names>, which forbids a
-//! backslash and takes every other character. The system itself takes backslashes, and gives some of
-//! these names a meaning: `LOCAL\` is for AppContainers
+//! Which names it accepts: <https://learn.microsoft.com/windows/win32/ipc/pipe-names>, which forbids
+//! a backslash and allows every other character. The system itself accepts backslashes, and some of
+//! these names have a meaning: `LOCAL\` is for AppContainers
 //! (<https://learn.microsoft.com/windows/win32/api/namedpipeapi/nf-namedpipeapi-createnamedpipew>),
-//! `ProtectedPrefix\Administrators\` can be listened on by administrators only. There are no
-//! folders: while there is a pipe `a`, `a\b` is ERROR_INVALID_NAME for servers and clients
-//! (Microsoft's article Q100291).
+//! and only administrators can listen on `ProtectedPrefix\Administrators\`. There are no folders:
+//! while there is a pipe `a`, `a\b` is ERROR_INVALID_NAME for servers and clients (Microsoft's
+//! article Q100291).
 //!
-//! What Win32 makes of a path before that file system sees it:
+//! How Win32 changes a path before that file system sees it:
 //! <https://learn.microsoft.com/archive/blogs/jeremykuhne/path-normalization>. Names that it would
-//! change are refused, because they would be another pipe without a word. Wine does the same to
-//! them. It leaves alone what begins with `\\?\`, and in the others device names such as `con`,
-//! control characters, `:` and `*`, and spaces at the end of any part but the last.
+//! change are refused, because they would silently be another pipe. Wine changes them in the same
+//! way. Win32 leaves alone what begins with `\\?\`. In other paths it leaves alone device names such
+//! as `con`, control characters, `:` and `*`, and spaces at the end of any part but the last.
 
 use std::ffi::OsStr;
 use std::os::windows::ffi::OsStrExt;
@@ -20,13 +20,13 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::Address;
 
-/// The longest path of a pipe, in UTF-16 units, says the documentation. `\\?\` does not change it.
+/// The longest path of a pipe, in UTF-16 units, as documented. `\\?\` does not change it.
 const MAX_PATH_UNITS: usize = 256;
 
-/// What is in front of a name on this machine. With `?` in place of the dot it is as long.
+/// The prefix of a name on this machine. It is as long with `?` in place of the dot.
 const LOCAL: &str = r"\\.\pipe\";
 
-/// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
+/// The path if `name` is a full one, or which rule it breaks if it cannot be a name here.
 pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     let bytes = name.as_encoded_bytes();
     if bytes.starts_with(b"//") {
@@ -62,7 +62,7 @@ fn check(path: &[u8]) -> Result<(), &'static str> {
     if full.pipe.contains(&b'/') {
         return Err(r"the pipe's name has no `/`, which Windows takes for `\` outside of \\?\");
     }
-    // Also `.` and `..`, which would lead elsewhere.
+    // This includes `.` and `..`, which would lead elsewhere.
     if parts.any(|it| it.ends_with(b".")) {
         return Err(
             r"no part of the pipe's name ends with a dot, which Windows drops outside of \\?\",
@@ -78,7 +78,7 @@ fn check(path: &[u8]) -> Result<(), &'static str> {
 
 /// The parts of a full path.
 struct Full<'a> {
-    /// Another machine.
+    /// Another machine, if it is not this one.
     server: Option<&'a [u8]>,
     pipe: &'a [u8],
     /// Whether Win32 leaves the path as it is.
@@ -86,7 +86,7 @@ struct Full<'a> {
 }
 
 impl<'a> Full<'a> {
-    /// Of `\\.\pipe\NAME`, `\\SERVER\pipe\NAME` and `\\.\UNC\SERVER\pipe\NAME`; the dot may be `?`.
+    /// Takes `\\.\pipe\NAME`, `\\SERVER\pipe\NAME` and `\\.\UNC\SERVER\pipe\NAME`; the dot may be `?`.
     fn parse(path: &'a [u8]) -> Option<Self> {
         let (root, rest) = next(path.strip_prefix(br"\\")?)?;
         let device = matches!(root, b"." | b"?");
@@ -106,23 +106,23 @@ impl<'a> Full<'a> {
     }
 }
 
-/// What is before the next backslash, and what is behind it.
+/// What is before the next backslash, and what is after it.
 fn next(path: &[u8]) -> Option<(&[u8], &[u8])> {
     let at = path.iter().position(|it| *it == b'\\')?;
     Some((&path[..at], &path[at + 1..]))
 }
 
-/// Whether the path names this machine: only there can a server listen.
+/// Whether the path is on this machine: a server can listen only there.
 pub(super) fn is_local(path: &Path) -> bool {
     Full::parse(path.as_os_str().as_encoded_bytes()).is_some_and(|it| it.server.is_none())
 }
 
-/// What the pipe file system calls a pipe on this machine: all of the path behind the folder.
+/// What the pipe file system calls a pipe on this machine: all of the path after the folder.
 pub(super) fn pipe(path: &Path) -> impl Iterator<Item = u16> {
     path.as_os_str().encode_wide().skip(LOCAL.len())
 }
 
-/// The path of a pipe on this machine in the form that every call takes.
+/// The path of a pipe on this machine in the form that every call accepts.
 pub(super) fn usual(path: &Path) -> impl Iterator<Item = u16> {
     LOCAL.encode_utf16().chain(pipe(path))
 }
@@ -132,7 +132,7 @@ pub(crate) fn resolve(logical: &str) -> PathBuf {
     format!("{LOCAL}{logical}").into()
 }
 
-/// There is one place for all names.
+/// On Windows all names are in one place.
 pub(crate) fn elsewhere(_: Address<'_>) -> Option<PathBuf> {
     None
 }

@@ -4,7 +4,7 @@
 //! One rule keeps this sound: while the system works on an operation, the operation owns
 //! everything that the system touches (the `OVERLAPPED`, the buffer, the handle), and the
 //! completion owns a reference to the operation. Nothing is freed before the callback has run,
-//! whoever drops what in the meantime.
+//! whatever anybody drops in the meantime.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -86,7 +86,7 @@ impl File {
     fn no_callback(&self, begun: &Begun) -> bool {
         match begun {
             Begun::Pending => false,
-            // What happens to a warning, the documentation does not say. A file that skips has none.
+            // The documentation does not say what happens to a warning. A file that skips has none.
             Begun::Over(error) => self.skips_success && *error == ERROR_SUCCESS,
             Begun::Not(_) => true,
         }
@@ -95,9 +95,9 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        // SAFETY: every operation in flight holds a reference to `self`, so there is none, except
-        // that this may run at the very end of a callback, which the system allows for. The
-        // handle is to be closed first, and neither is used again.
+        // SAFETY: every operation in flight holds a reference to `self`, so none is in flight. This
+        // may run at the very end of a callback, which the system allows. The handle must be closed
+        // first, and neither is used again.
         unsafe {
             ManuallyDrop::drop(&mut self.handle);
             CloseThreadpoolIo(self.io);
@@ -147,19 +147,19 @@ impl Outcome {
     }
 }
 
-/// What came of the call that starts an operation.
+/// The result of the call that starts an operation.
 enum Begun {
     /// The callback will come.
     Pending,
-    /// Done already, with this warning, or ERROR_SUCCESS. The callback will come all the same, unless
-    /// the file skips it.
+    /// Done already, with this warning or ERROR_SUCCESS. The callback still comes, unless the file
+    /// skips it.
     Over(u32),
     /// Failed at once. No callback.
     Not(u32),
 }
 
 impl Begun {
-    /// What a call of Win32 says that has just returned `done`.
+    /// The result of a Win32 call that has just returned `done`.
     fn by(done: i32) -> Self {
         if done != 0 {
             return Begun::Over(ERROR_SUCCESS);
@@ -167,7 +167,7 @@ impl Begun {
         // SAFETY: reads this thread's last error.
         match unsafe { GetLastError() } {
             ERROR_IO_PENDING => Begun::Pending,
-            // A warning, and no failure.
+            // A warning, not a failure.
             ERROR_MORE_DATA => Begun::Over(ERROR_MORE_DATA),
             error => Begun::Not(error),
         }
@@ -175,7 +175,7 @@ impl Begun {
 }
 
 /// One operation, from its start to its completion.
-#[repr(C)] // The callback gets a pointer to the first field, and makes one to the whole of it.
+#[repr(C)] // The callback gets a pointer to the first field, and casts it to one to the whole `Op`.
 pub(super) struct Op {
     overlapped: UnsafeCell<OVERLAPPED>,
     state: Mutex<OpState>,
@@ -237,13 +237,13 @@ impl Op {
         })
     }
 
-    /// A control call of the file's own file system that gives nothing back.
+    /// A control call to the file's own file system that gives nothing back.
     ///
     /// Not by DeviceIoControl: Windows sends a code by IRP_MJ_FILE_SYSTEM_CONTROL only if its device
     /// type is FILE_DEVICE_FILE_SYSTEM. It sends any other code, such as those of pipes, to the device,
-    /// where the pipe file system answers none: ERROR_INVALID_FUNCTION (ReactOS's kernel32,
-    /// client/file/deviceio.c, and its NPFS, main.c). Wine makes no difference. What this does with
-    /// the overlapped structure is what kernel32 does for ConnectNamedPipe (client/file/npipe.c).
+    /// where the pipe file system supports none: ERROR_INVALID_FUNCTION (ReactOS's kernel32,
+    /// client/file/deviceio.c, and its NPFS, main.c). Wine treats all codes alike. This uses the
+    /// overlapped structure as kernel32 does for ConnectNamedPipe (client/file/npipe.c).
     pub(super) fn control(file: &Arc<File>, code: u32, input: Vec<u64>, len: u32) -> Arc<Op> {
         debug_assert!(len as usize <= input.len() * 8);
         Self::start(
@@ -254,9 +254,9 @@ impl Op {
                     unreachable!("made above")
                 };
                 let (event, routine, none) = (std::ptr::null_mut(), None, std::ptr::null_mut());
-                // SAFETY: as for writing. An overlapped structure begins with what a status block is, and
-                // the system writes nothing else of it. Given as the context, its address is what the
-                // completion comes with, to the pool's port, which the file belongs to:
+                // SAFETY: as for writing. An overlapped structure begins with a status block, and the
+                // system writes no other part of it. Its address is passed as the context too, and comes
+                // back with the completion at the pool's port, to which the file belongs:
                 // <https://learn.microsoft.com/windows-hardware/drivers/ddi/ntifs/nf-ntifs-ntfscontrolfile>.
                 let status = unsafe {
                     (*overlapped).Internal = STATUS_PENDING as usize;
@@ -278,8 +278,8 @@ impl Op {
                 match status {
                     STATUS_PENDING => Begun::Pending,
                     0.. => Begun::Over(ERROR_SUCCESS),
-                    // A warning. Its operation has ended as a successful one does, with a completion:
-                    // the system posts none only for errors that come at once (ReactOS's
+                    // A warning. Its operation ends with a completion, as a successful one does. The
+                    // system leaves out the completion only for immediate errors (ReactOS's
                     // ntoskrnl/io/iomgr/irp.c, IopCompleteRequest).
                     _ if (status as u32) < 0xC000_0000 => Begun::Over(error()),
                     _ => Begun::Not(error()),
@@ -309,7 +309,7 @@ impl Op {
         unsafe { StartThreadpoolIo(file.io) };
         // The completion's reference.
         let completion = Arc::into_raw(op.clone());
-        // `overlapped` is the first field; this pointer may be made one to the whole again.
+        // `overlapped` is the first field; this pointer may be cast back to one to the whole `Op`.
         let overlapped = completion.cast::<OVERLAPPED>().cast_mut();
         let begun = call(file.as_raw_handle(), &mut state.buffer, overlapped);
         if file.no_callback(&begun) {
@@ -357,17 +357,17 @@ impl Op {
         self.lock().outcome.is_some()
     }
 
-    /// Asks the system to end the operation early; its completion comes all the same, but wakes
-    /// nobody. Some operations go on under some systems: the waker, which keeps its whole task, is
-    /// dropped at once.
+    /// Asks the system to end the operation early. Its completion still comes, but wakes nobody. On
+    /// some systems some operations go on regardless, so the waker, which keeps its whole task alive,
+    /// is dropped at once.
     pub(super) fn cancel(&self) {
         let mut state = self.lock();
         let (waker, is_over) = (state.waker.take(), state.outcome.is_some());
         drop(state);
         drop(waker);
         if !is_over {
-            // SAFETY: the handle is open. If the operation has just completed, nothing is found,
-            // and nothing else has this address while `self` lives.
+            // SAFETY: the handle is open. If the operation has just completed, the system finds
+            // nothing to cancel: nothing else has this address while `self` lives.
             unsafe { CancelIoEx(self.file.as_raw_handle(), self.overlapped.get()) };
         }
     }
@@ -377,7 +377,7 @@ impl Op {
     }
 }
 
-/// An operation that is of no use to anybody else: it is cancelled when this is dropped.
+/// An operation that nobody else needs: dropping this cancels it.
 pub(super) struct Cancelling(pub(super) Arc<Op>);
 
 impl Drop for Cancelling {
@@ -409,7 +409,7 @@ unsafe extern "system" fn completed(
     let waker = {
         let mut state = op.lock();
         if state.outcome.is_none() {
-            // Not the callback's argument: that is 0 with ERROR_MORE_DATA on some systems.
+            // Not the callback's argument, which is 0 with ERROR_MORE_DATA on some systems.
             // SAFETY: the operation is over, so the system does not write there any more.
             let bytes = unsafe { (*op.overlapped.get()).InternalHigh };
             state.outcome = Some(Outcome { error, bytes });
@@ -495,7 +495,7 @@ mod tests {
         assert_eq!(Arc::strong_count(&at_once), 1);
         assert_eq!(read(&at_once), "welcome");
 
-        // What the system goes on with has its callback.
+        // An operation that stays pending has its callback.
         let later = Op::read(&file, BytesMut::with_capacity(100));
         assert!(!later.is_over());
         client.write_all(b"bye").unwrap();
@@ -504,7 +504,7 @@ mod tests {
             Arc::strong_count(&later) == 1
         });
 
-        // What fails at once has none.
+        // One that fails at once has none.
         drop(client);
         let failed = Op::write(&file, Bytes::from_static(b"anybody?"));
         assert_eq!(Arc::strong_count(&failed), 1);

@@ -1,10 +1,10 @@
-//! What has come to a pipe and was not read yet.
+//! What has arrived in a pipe and was not read yet.
 //!
 //! Not by PeekNamedPipe. Since version 8, Windows answers the request behind it with STATUS_PENDING
 //! (Wine's dlls/ntdll/tests/pipe.c, `test_completion`), and then PeekNamedPipe waits for the pipe's
 //! handle (ReactOS, dll/win32/kernel32/client/file/npipe.c). A read or write that begins between the
-//! answer and that wait resets the handle's signal until some operation ends. That may be a write,
-//! which waits for just this reader. So this has an event of its own.
+//! answer and that wait resets the handle's signal until some operation ends. That may be a write
+//! which waits for this very reader. So this uses an event of its own.
 
 #![allow(
     clippy::missing_const_for_thread_local,
@@ -33,13 +33,13 @@ thread_local! {
     static EVENT: OnceCell<OwnedHandle> = const { OnceCell::new() };
 }
 
-/// How much has come and was not read yet.
+/// How much has arrived and was not read yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unread {
     pub(super) bytes: u32,
     /// Of the first message alone; 0 in a pipe of bytes.
     pub(super) message: u32,
-    /// Whether the peer has left, and this is what it has left behind.
+    /// Whether the peer has left. Then the unread bytes are its last.
     peer_has_left: bool,
 }
 
@@ -66,9 +66,9 @@ pub(super) fn has_peer(pipe: BorrowedHandle<'_>) -> bool {
 fn ask(pipe: BorrowedHandle<'_>, event: &OwnedHandle) -> io::Result<Unread> {
     let mut answer = FILE_PIPE_PEEK_BUFFER::default();
     let mut result = IO_STATUS_BLOCK::default();
-    // SAFETY: both handles are open. `answer` has room for what is in front of the data, which is
-    // not asked for. It and `result` are kept until the system is done with them, below. Without a
-    // context, no completion port hears of this.
+    // SAFETY: both handles are open. `answer` has room for what precedes the data; the data itself
+    // is not asked for. It and `result` are kept until the system is done with them, below. Without
+    // a context, no completion port is notified.
     let mut status = unsafe {
         NtFsControlFile(
             pipe.as_raw_handle(),

@@ -20,8 +20,8 @@ use windows_sys::Win32::System::Threading::{
 use super::user::{of_process, of_token, text, thread_token};
 use crate::sys::Credentials;
 
-/// Who is at the other end. What the system does not tell is left out, except that it must tell the
-/// process, which it does as long as the pipe is connected.
+/// Who is at the other end. Leaves out what the system does not tell. It must tell the process, and does
+/// so as long as the pipe is connected.
 pub(super) fn of(pipe: BorrowedHandle<'_>, is_server: bool) -> io::Result<Credentials> {
     let (process_id, session_id, user) = if is_server {
         let process_id = ask(pipe, GetNamedPipeClientProcessId)?;
@@ -45,7 +45,7 @@ pub(super) fn client_process(instance: BorrowedHandle<'_>) -> io::Result<u32> {
     ask(instance, GetNamedPipeClientProcessId)
 }
 
-/// Asks the system for one of the numbers that it has of a pipe.
+/// Asks the system for one of the numbers that it keeps about a pipe.
 fn ask(
     pipe: BorrowedHandle<'_>,
     question: unsafe extern "system" fn(HANDLE, *mut u32) -> i32,
@@ -60,28 +60,28 @@ fn ask(
 
 /// The client at the other end of a server's pipe.
 ///
-/// Impersonating tells for sure, but only once something was read from the pipe
+/// Impersonating gives a sure answer, but only once something was read from the pipe
 /// (ERROR_CANNOT_IMPERSONATE before: Wine's dlls/kernel32/tests/pipe.c,
-/// `test_ImpersonateNamedPipeClient`), and not when the client stays anonymous; before that there is
-/// the client's process, if it still exists.
+/// `test_ImpersonateNamedPipeClient`), and not when the client stays anonymous. Before that, this asks
+/// for the user of the client's process, if it still exists.
 fn of_client(pipe: BorrowedHandle<'_>, process_id: u32) -> io::Result<String> {
     let own = match thread_token(TOKEN_IMPERSONATE) {
         Ok(token) => Some(token),
         Err(e) if e.raw_os_error() == Some(ERROR_NO_TOKEN as i32) => None,
-        // What cannot be restored is not replaced.
+        // A token that cannot be restored must not be replaced.
         Err(e) => return Err(e),
     };
     // SAFETY: no preconditions.
     if own.is_some() && unsafe { RevertToSelf() } == 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the handle is open. What this thread was before is restored below, before it does
+    // SAFETY: the handle is open. The thread's own identity is restored below, before it does
     // anything else.
     let user = match unsafe { ImpersonateNamedPipeClient(pipe.as_raw_handle()) } {
         0 => None,
-        // On an overlapped handle the system may answer STATUS_PENDING, and the call then says that it
-        // has succeeded, whatever came of it (ReactOS, dll/win32/advapi32/sec/misc.c). If it has failed,
-        // this thread has no token.
+        // On an overlapped handle the system may answer STATUS_PENDING. Then the call reports success,
+        // whatever the outcome (ReactOS, dll/win32/advapi32/sec/misc.c). If it has failed, this thread
+        // has no token.
         _ => match thread_token(TOKEN_QUERY) {
             Err(e) if e.raw_os_error() == Some(ERROR_NO_TOKEN as i32) => None,
             token => Some(token.and_then(|it| of_token(it.as_handle()))),

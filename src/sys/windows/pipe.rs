@@ -1,5 +1,5 @@
-//! One end of a pipe over overlapped I/O of our own: as messages that the system keeps apart, or
-//! as bytes.
+//! One end of a pipe over this crate's own overlapped I/O: as messages that the system keeps apart,
+//! or as bytes.
 
 use std::fmt;
 use std::io;
@@ -21,11 +21,11 @@ use super::peek;
 use crate::sync::lock;
 use crate::sys::{Flushed, Received};
 
-/// The least and the most room for the first read of a message. Between these, it has as much room as the
-/// message before it needed. A second read takes what is left, into a buffer of exactly that size.
+/// The least and the most room for the first read of a message. Between these, the read has as much room
+/// as the last message needed. A second read takes the rest, into a buffer of exactly the right size.
 const FIRST_READ: (usize, usize) = (4 << 10, 64 << 10);
 
-/// As bytes: the most that is read at a time, and the most that is written.
+/// As bytes: the largest read, and the largest write.
 const LARGEST_READ: usize = 1 << 20;
 const LARGEST_WRITE: usize = 256 << 10;
 
@@ -33,11 +33,11 @@ const LARGEST_WRITE: usize = 256 << 10;
 /// keep the buffer that it was read into.
 const COPY_OUT: usize = 1 << 10;
 
-/// One end of a pipe. What is read, and how much of it, is read ahead by one operation.
+/// One end of a pipe. One operation reads ahead.
 pub(super) struct Pipe {
     file: Arc<File>,
     reading: Mutex<Reading>,
-    /// Whether the peer ends its direction by an empty message.
+    /// Whether the peer ends its direction with an empty message.
     empty_is_end: bool,
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
@@ -47,8 +47,8 @@ pub(super) struct Pipe {
 
 struct Reading {
     op: Option<Cancelling>,
-    /// As messages: the beginning of one of which there is more, or an empty buffer to read into.
-    /// As bytes: what has been read and not been taken.
+    /// As messages: the beginning of a message that has more to come, or an empty buffer to read into.
+    /// As bytes: what has been read and not taken yet.
     buffer: BytesMut,
     /// As bytes: whether what was read last is the end of a message.
     whole: bool,
@@ -56,12 +56,12 @@ struct Reading {
     expected: usize,
     /// As bytes: whether nothing more comes.
     ended: bool,
-    /// Whether the peer has left. One that has ended its direction by an empty message still reads.
+    /// Whether the peer has left. One that has ended its direction with an empty message still reads.
     left: bool,
 }
 
 impl Pipe {
-    /// With `messages`, it may be read as messages.
+    /// With `messages`, the pipe may be read as messages.
     pub(super) fn new(handle: OwnedHandle, messages: bool, empty_is_end: bool) -> io::Result<Self> {
         let reading = Reading {
             op: None,
@@ -83,7 +83,7 @@ impl Pipe {
         })
     }
 
-    /// Turns a client's end, which begins as one of bytes, into one of messages.
+    /// Makes a client's end, which begins in byte mode, read messages.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl Pipe {
                     return Poll::Ready(Ok(Received::Message(message)));
                 }
                 ERROR_MORE_DATA => {
-                    // The writer has handed over the whole message: its size is a fact.
+                    // The system has the whole message already: its size is known, not just announced.
                     let Ok(rest) = self.rest_of_message() else {
                         reading.leave();
                         return Poll::Ready(Ok(Received::Truncated(message.len())));
@@ -179,7 +179,7 @@ impl Pipe {
         Ok(peek::unread(self.file.as_handle())?.message as usize)
     }
 
-    /// Begins to write `message`, from where it is. Only after `poll_flush` has been ready.
+    /// Begins to write `message` without copying it. Only after `poll_flush` was ready.
     pub(super) fn start_send(&self, message: Bytes) {
         self.unconfirmed.store(true, Relaxed);
         *lock(&self.writing) = Some(Op::write(&self.file, message));
@@ -190,7 +190,7 @@ impl Pipe {
         lock(&self.writing).as_ref().is_none_or(|op| op.is_over())
     }
 
-    /// Waits until the system has taken the message before, whole, and gives that back.
+    /// Waits until the system has taken the whole message before, and gives that message back.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
         let mut writing = lock(&self.writing);
         let Some(op) = &*writing else {
@@ -226,7 +226,7 @@ impl Pipe {
         match outcome.error {
             ERROR_SUCCESS if bytes.is_empty() && self.empty_is_end => reading.ended = true,
             ERROR_SUCCESS | ERROR_MORE_DATA => {
-                // More room after a full read, less after a rather empty one.
+                // More room after a full read, less after one that filled less than a quarter.
                 reading.expected = match bytes.len() {
                     n if n == bytes.capacity() => (bytes.capacity() * 4).min(LARGEST_READ),
                     n if n < bytes.capacity() / 4 => n.next_power_of_two().max(FIRST_READ.0),
@@ -291,8 +291,8 @@ impl Reading {
 }
 
 impl Drop for Pipe {
-    /// A write in flight goes on. Until it is done, what the peer sends is read and thrown away:
-    /// two ends that were dropped while each waits for the other to read would wait forever.
+    /// A write in flight goes on. Until it is done, what the peer sends is read and thrown away.
+    /// Otherwise two ends, dropped while each waits for the other to read, would wait forever.
     fn drop(&mut self) {
         let Some(op) = lock(&self.writing).take() else {
             return;
@@ -304,7 +304,7 @@ impl Drop for Pipe {
                 buffer: BytesMut::new(),
                 whole: false,
                 expected: FIRST_READ.1,
-                // Also what comes behind the end of its direction.
+                // Reads on even after the end of the peer's direction.
                 ended: reading.left,
                 left: reading.left,
             };
@@ -320,7 +320,7 @@ impl Drop for Pipe {
     }
 }
 
-/// Keeps a dropped pipe until its last write is done. Runs on the system's threads, each time that an
+/// Keeps a dropped pipe until its last write is done. Runs on the system's threads, each time an
 /// operation has completed.
 struct Lingering(Mutex<Option<Pipe>>);
 
@@ -361,7 +361,7 @@ impl AsHandle for Pipe {
     }
 }
 
-/// Gives an error after a disconnect the kind of one after a close. std has no kind for it.
+/// Gives an error after a disconnect the same kind as one after a close. std has no kind for it.
 pub(super) fn closed(error: io::Error) -> io::Error {
     if error.raw_os_error() == Some(ERROR_PIPE_NOT_CONNECTED as i32) {
         return io::Error::new(io::ErrorKind::BrokenPipe, error);

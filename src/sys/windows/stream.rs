@@ -21,12 +21,12 @@ use crate::buffers::{BLOCK, Block};
 use crate::sys::{Credentials, Flushed, Lingering, Received};
 use crate::turn::poll_spend;
 
-/// The most that is given to one write: the system's buffer is copied once more on the way, and
-/// that copy is kept for the next write.
+/// The largest write with tokio's pipes: they copy what they write, and keep that buffer for the next
+/// write.
 const MAX_WRITE: usize = 128 << 10;
 
-/// How often what is left is read before an end is closed: a peer that goes on sending does not keep
-/// it. tokio's pipes give 4 KiB to each.
+/// How many reads take what is unread before an end is closed: a peer that goes on sending must not keep
+/// it open. tokio's pipes give 4 KiB to each read.
 const RESTS: usize = 64;
 
 /// What a stream can do: it depends on its transport.
@@ -60,17 +60,17 @@ impl Capabilities {
 
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// First of the fields, so that the instance's successor is made before it is closed.
+    /// The first field, so that the instance's successor is made before the instance is closed.
     _slot: Option<Slot>,
     end: Arc<End>,
     runtime: Handle,
     /// Whether anything was written that the peer may not have read yet.
     unconfirmed: AtomicBool,
-    /// Whether the system was asked what the peer has read, as far as that had to be asked.
+    /// Whether the system was asked what the peer has read, if it had to be asked.
     asked: AtomicBool,
     /// Whether nothing more is taken out of the pipe, unless it has to be.
     refused: AtomicBool,
-    /// Whether the peer has left, as far as tokio's pipes tell.
+    /// Whether the peer has left, as far as tokio's pipes can tell.
     ended: AtomicBool,
     /// Where a server's end lingers after it was dropped. A client's end does not.
     lingering: Option<Lingering>,
@@ -109,7 +109,7 @@ impl Stream {
         }
     }
 
-    /// In which it was made: its tasks and timers are that one's, whoever polls.
+    /// The runtime in which it was made. Its tasks and timers run there, whoever polls.
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
@@ -131,7 +131,7 @@ impl Stream {
         read
     }
 
-    /// A pipe is read ahead: what is not there yet, the system has not got.
+    /// A pipe is read ahead: what has not been read yet, the system does not have either.
     pub(crate) fn read_now(&self, _: &mut impl BufMut) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -164,11 +164,11 @@ impl Stream {
         }
     }
 
-    /// Waits until the system has taken what was written, where it tells: tokio's pipes keep the
-    /// last write going on their own.
+    /// Waits until the system has taken what was written, where that can be known: tokio's pipes finish
+    /// the last write on their own.
     ///
-    /// Gives back the buffer of [`start_send`](Self::start_send), once: whether the write has failed or
-    /// not. Its bytes may be the application's, with code of its own.
+    /// Gives back the buffer of [`start_send`](Self::start_send), once, whether the write has failed or
+    /// not. The buffer may be the application's, and dropping it may run the application's code.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<Flushed> {
         match self.end.pipe() {
             Some(pipe) => pipe.poll_flush(cx),
@@ -190,8 +190,8 @@ impl Stream {
         }
     }
 
-    /// Begins to write `message`, from where it is. Only for a stream that
-    /// [owns buffers](Capabilities::owns_buffers), after `poll_flush` has been ready.
+    /// Begins to write `message` without copying it. Only for a stream that
+    /// [owns buffers](Capabilities::owns_buffers), after `poll_flush` was ready.
     pub(crate) fn start_send(&self, message: Bytes) {
         match self.end.pipe() {
             Some(pipe) => pipe.start_send(message),
@@ -199,7 +199,7 @@ impl Stream {
         }
     }
 
-    /// Writes from the first buffer that has something: a pipe takes one at a time.
+    /// Writes from the first buffer that is not empty: a pipe takes one at a time.
     pub(crate) fn poll_write_vectored(
         &self,
         cx: &mut Context<'_>,
@@ -242,19 +242,19 @@ impl Stream {
         self.refused.load(Relaxed)
     }
 
-    /// Whether the system was asked what the peer has read, as far as that had to be asked.
+    /// Whether the system was asked what the peer has read, if it had to be asked.
     pub(crate) fn was_asked(&self) -> bool {
         self.asked.load(Relaxed)
     }
 
-    /// Throws away what has come and nobody has read: closing with it unread would make the peer's
+    /// Throws away what has arrived and nobody has read. Closing with unread bytes would make the peer's
     /// close fail (ERROR_BROKEN_PIPE).
     pub(crate) async fn take_rest(&self) {
         let mut scratch = Block::default();
         let mut tries = RESTS;
         poll_fn(|cx| {
-            // Asked each time, because others read as well. When there is something, the wait is
-            // for the system alone.
+            // Asked each time, because others read as well. When something is unread, this waits only
+            // for the system.
             while self.unread() > 0 && tries > 0 {
                 tries -= 1;
                 if ready!(self.poll_read_ready(cx)).is_err() {
@@ -272,12 +272,12 @@ impl Stream {
         .await;
     }
 
-    /// How many bytes have come that were not taken out of the pipe.
+    /// How many bytes have arrived and are still in the pipe.
     fn unread(&self) -> u32 {
         peek::unread(self.as_handle()).map_or(0, |it| it.bytes)
     }
 
-    /// Whether the peer has not closed its end.
+    /// Whether the peer still has its end open.
     pub(crate) fn has_peer(&self) -> bool {
         !self.has_left() && peek::has_peer(self.as_handle())
     }
@@ -309,8 +309,8 @@ impl Stream {
 
 impl Drop for Stream {
     /// A write that the system has not taken yet goes on after the handle is dropped, but ends
-    /// with the process. A server that shuts down waits for what is spawned here, in the stream's own
-    /// runtime: whoever drops it need not be in one.
+    /// with the process. A server that shuts down waits for the task that this spawns in the stream's
+    /// own runtime: whoever drops the stream need not be in one.
     fn drop(&mut self) {
         let Some(lingering) = &self.lingering else {
             return;

@@ -1,4 +1,4 @@
-//! Whose I/O moves the bytes of an end: tokio's, or overlapped I/O of our own, as bytes or as messages.
+//! Whose I/O moves the bytes of an end: tokio's, or this crate's overlapped I/O, as bytes or as messages.
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -12,11 +12,11 @@ use windows_sys::Win32::System::Pipes::DisconnectNamedPipe;
 use super::pipe::Pipe;
 use crate::sys::PlatformError;
 
-/// What both kinds of builders choose.
+/// What the builders of both sides choose.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TransportOptions {
     transport: Transport,
-    /// Whether an empty message is the end of the peer's direction.
+    /// Whether an empty message ends the peer's direction.
     pub(crate) end_on_empty_message: bool,
 }
 
@@ -32,7 +32,7 @@ enum Transport {
 }
 
 impl TransportOptions {
-    /// In a pipe of bytes there are no empty messages.
+    /// A pipe of bytes has no empty messages.
     pub(super) fn check(self) -> Result<(), PlatformError> {
         if self.end_on_empty_message && !self.keeps_messages() {
             return Err(PlatformError::invalid_option(
@@ -52,7 +52,7 @@ impl TransportOptions {
         self.transport = Transport::Messages;
     }
 
-    /// Message mode has overlapped I/O already.
+    /// Message mode uses overlapped I/O already.
     pub(crate) fn overlapped_io(&mut self) {
         if self.transport == Transport::Tokio {
             self.transport = Transport::Overlapped;
@@ -69,7 +69,7 @@ pub(super) enum End {
     Messages(Pipe),
 }
 
-/// Calls the same method of whichever end it is.
+/// Calls the same method on whichever end it is.
 macro_rules! either {
     ($end:expr, $it:ident => $call:expr) => {
         match $end {
@@ -82,7 +82,7 @@ macro_rules! either {
 pub(super) use either;
 
 impl End {
-    /// Takes over a handle. tokio's pipes need to be in their runtime.
+    /// Takes over a handle. tokio's pipes must be made in their runtime.
     pub(super) fn new(
         handle: OwnedHandle,
         is_server: bool,
@@ -111,7 +111,7 @@ impl End {
         }
     }
 
-    /// The pipe, where the I/O is our own.
+    /// The pipe, where the I/O is this crate's own.
     pub(super) fn pipe(&self) -> Option<&Pipe> {
         match self {
             End::Overlapped(pipe) | End::Messages(pipe) => Some(pipe),
@@ -132,14 +132,14 @@ impl End {
         }
     }
 
-    /// Disconnects the client, so that its flush fails, also later: after an ordinary close it succeeds.
-    /// Only for a server's end, and only when the client has read everything: unread bytes are lost.
+    /// Disconnects the client, so that its flush fails, even a later one. After an ordinary close it would
+    /// succeed. Only for a server's end whose client has read everything: unread bytes are lost.
     pub(super) fn disconnect(&self) {
         // SAFETY: the handle is open for as long as `self` is borrowed.
         unsafe { DisconnectNamedPipe(self.as_handle().as_raw_handle()) };
     }
 
-    /// Reads and throws away, until the peer has left.
+    /// Reads until the peer has left, and throws away what it reads.
     pub(super) async fn discard(&self) -> io::Result<()> {
         let mut scratch = BytesMut::new();
         loop {
@@ -147,7 +147,7 @@ impl End {
             scratch.clear();
             scratch.reserve(4 << 10);
             match self.try_read(&mut scratch) {
-                // The peer has only ended its direction, and still reads.
+                // The peer has only ended its direction. It still reads.
                 Ok(0) if self.pipe().is_some_and(|it| !it.has_left()) => pending().await,
                 Ok(0) => return Ok(()),
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),

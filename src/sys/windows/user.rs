@@ -1,4 +1,4 @@
-//! Users: security identifiers, from tokens and from texts.
+//! Users: security identifiers, from tokens and from text.
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,7 +24,7 @@ pub(crate) fn current_user() -> io::Result<String> {
 /// The text of a security identifier as the system writes it, or which rule it breaks.
 pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
     let rule = "a user is a security identifier such as S-1-5-18 here";
-    // The system takes abbreviations as well (`BA`), and numbers with more behind a NUL.
+    // The system also accepts abbreviations (`BA`), and anything after a NUL.
     let is_identifier = id.get(..2).is_some_and(|it| it.eq_ignore_ascii_case("s-"));
     if !is_identifier || id.contains('\0') {
         return Err(rule);
@@ -52,7 +52,7 @@ pub(super) fn of_process(process: HANDLE) -> io::Result<String> {
     of_token(unsafe { OwnedHandle::from_raw_handle(token) }.as_handle())
 }
 
-/// Whom this thread impersonates; an error if nobody.
+/// The token of whom this thread impersonates; an error if it impersonates nobody.
 pub(super) fn thread_token(access: TOKEN_ACCESS_MASK) -> io::Result<OwnedHandle> {
     let mut token = null_mut();
     // SAFETY: the pseudo-handle of the thread is always valid; `token` is written on success. The
@@ -65,11 +65,11 @@ pub(super) fn thread_token(access: TOKEN_ACCESS_MASK) -> io::Result<OwnedHandle>
 }
 
 pub(super) fn of_token(token: BorrowedHandle<'_>) -> io::Result<String> {
-    // A TOKEN_USER and the identifier behind it (at most 68 bytes); u64 for the alignment.
+    // A TOKEN_USER and after it the identifier (at most 68 bytes); u64 for the alignment.
     let mut user = [0u64; 16];
     let mut written = 0;
-    // SAFETY: the buffer's size is given in bytes. On success a TOKEN_USER is there, aligned,
-    // whose identifier is behind it in the same buffer.
+    // SAFETY: the buffer's size is given in bytes. On success it holds an aligned TOKEN_USER,
+    // whose identifier follows in the same buffer.
     unsafe {
         let (buffer, size) = (user.as_mut_ptr(), size_of_val(&user) as u32);
         let token = token.as_raw_handle();
@@ -84,7 +84,7 @@ pub(super) fn of_token(token: BorrowedHandle<'_>) -> io::Result<String> {
 ///
 /// # Safety
 ///
-/// `sid` points at one.
+/// `sid` points to a security identifier.
 pub(super) unsafe fn text(sid: PSID) -> io::Result<String> {
     let mut text = null_mut();
     // SAFETY: on success `text` points at a string that ends with NUL, allocated for us to free.

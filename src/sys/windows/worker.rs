@@ -24,7 +24,7 @@ use super::stream::Stream;
 use crate::access::Access;
 use crate::sys::{Address, Lingering, PlatformError, Waited};
 
-/// Where the system has no wait for a busy pipe, the pause before it is tried again.
+/// The pause between two tries where the system cannot wait for a busy pipe.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// This process's end.
@@ -34,13 +34,13 @@ pub(crate) struct ParentEnd {
     name: String,
 }
 
-/// Where the child's end is to be had.
+/// Where the child gets its end.
 #[derive(Debug)]
 pub(crate) struct ChildEnd {
     name: String,
 }
 
-/// Where this process's end is to be had.
+/// Where this process gets its end.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     /// The process that made the channel.
@@ -48,7 +48,7 @@ pub(crate) struct Inherited {
     name: String,
 }
 
-/// Makes the pipe, to which the child can connect from this moment on.
+/// Makes the pipe. The child can connect from this moment on.
 pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
     let (parent, random) = (std::process::id(), random());
     let name = format!(r"\\.\pipe\asyncipc-{parent}-{random:032x}");
@@ -68,13 +68,13 @@ impl ParentEnd {
         &self.name
     }
 
-    /// Waits until the child has connected, or has ended without. Disconnects anybody else.
+    /// Waits until the child has connected, or has ended before that. Disconnects anybody else.
     pub(crate) async fn connected(
         self,
         child: &mut Child,
         linger: Duration,
     ) -> Result<Stream, PlatformError> {
-        // Waiting for the child would close it.
+        // Waiting for the child would close its stdin.
         let stdin = child.stdin.take();
         let connected = self.wait_for(child, linger).await;
         child.stdin = stdin;
@@ -93,13 +93,13 @@ impl ParentEnd {
                 biased;
                 (instance, connected) = &mut self.pending => (instance, connected, None),
                 ended = child.wait() => {
-                    // It may have connected, and have said something, just before.
+                    // It may have connected and sent something just before.
                     let (instance, connected) = self.pending.stop();
                     (instance, connected, Some(ended.map_err(failed)?))
                 }
             };
             let client = match connected {
-                // A client that has left already may be unknown to the system.
+                // The system may not know a client that has left already.
                 Ok(()) => client_process(instance.as_handle()).ok(),
                 Err(_) if ended.is_some() => None,
                 Err(error) => return Err(failed(error)),
@@ -136,14 +136,14 @@ impl ChildEnd {
         None
     }
 
-    /// It has the address, and nothing else is needed.
+    /// The child has the address and needs nothing else.
     pub(crate) fn was_given(&self) -> io::Result<()> {
         Ok(())
     }
 }
 
 impl Inherited {
-    /// Looks whether the end can be had, or says why not.
+    /// Checks that the address is one for this process, or says why it is not.
     pub(crate) fn find(address: &str) -> Result<Self, String> {
         let parse = |(parent, path): (&str, &str)| {
             full_path(OsStr::new(path))?.ok()?;
@@ -202,9 +202,9 @@ impl Inherited {
     }
 }
 
-/// The process that has started this one. It may have ended.
+/// The process that started this one. It may have ended.
 fn parent_process() -> io::Result<u32> {
-    // SAFETY: a structure of numbers and a pointer, for which zero will do.
+    // SAFETY: a structure of numbers and a pointer, for which zero is valid.
     let mut basic: PROCESS_BASIC_INFORMATION = unsafe { std::mem::zeroed() };
     let size = size_of_val(&basic) as u32;
     let mut written = 0;
@@ -229,7 +229,7 @@ fn parent_process() -> io::Result<u32> {
 
 fn random() -> u128 {
     let mut bytes = [0; 16];
-    // SAFETY: the buffer's size is given. The call cannot fail, says its documentation.
+    // SAFETY: the buffer's size is given. Its documentation says that the call cannot fail.
     unsafe { ProcessPrng(bytes.as_mut_ptr(), bytes.len()) };
     u128::from_ne_bytes(bytes)
 }

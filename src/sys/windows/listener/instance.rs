@@ -44,18 +44,18 @@ impl Factory {
         }
     }
 
-    /// Makes one instance, and nobody can make another.
+    /// Limits the pipe to one instance: nobody can make another.
     #[cfg(feature = "worker")]
     pub(in crate::sys) fn single(mut self) -> Self {
         self.limit = 1;
         self
     }
 
-    /// Makes one instance, to which a client can connect from this moment on.
+    /// Makes one instance. A client can connect to it from this moment on.
     ///
     /// With `first`, fails with ERROR_ACCESS_DENIED when there is a pipe of the name already. The
-    /// system's limit on instances is not used: the [pool](super::pool) counts them itself,
-    /// and so can make the successor of an instance before that one is closed.
+    /// system's limit on instances is not used: the [pool](super::pool) counts them itself. So it
+    /// can make the successor of an instance before that one is closed.
     pub(in crate::sys) fn create(&self, first: bool) -> io::Result<OwnedHandle> {
         let security = SECURITY_ATTRIBUTES {
             nLength: size_of::<SECURITY_ATTRIBUTES>() as u32,
@@ -94,7 +94,7 @@ impl Factory {
         // SAFETY: the call has just given us this handle, and nobody else has it.
         Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
     }
-    /// Takes over an instance for the I/O that it is meant for. Tokio's needs to be in its runtime.
+    /// Takes over an instance for its kind of I/O. Tokio's must be called in its runtime.
     pub(in crate::sys) fn adopt(&self, instance: OwnedHandle) -> io::Result<End> {
         End::new(instance, true, self.options.transport)
     }

@@ -35,7 +35,7 @@ pub(crate) use self::transient::is_transient;
 pub(crate) struct Listener {
     pool: Arc<Pool>,
     pending: FuturesUnordered<PendingInstance>,
-    /// Ends with the runtime in which it was bound.
+    /// Ends with the runtime in which the listener was bound.
     alive: AbortOnDropHandle<()>,
     lingering: Lingering,
 }
@@ -69,8 +69,8 @@ impl Listener {
                     // The pipe has all the instances that it may have: the system checks this first.
                     Some(ERROR_PIPE_BUSY) => in_use(),
                     // Clients that still hold their ends of a server that has gone cannot be the reason
-                    // (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system says the
-                    // same of names that this user may not use.
+                    // (Wine's dlls/ntdll/tests/pipe.c, `test_pipe_local_info`). But the system gives the
+                    // same error for names that this user may not use.
                     Some(ERROR_ACCESS_DENIED) if connect::exists(path) => in_use(),
                     _ => failed(e),
                 })?;
@@ -80,15 +80,15 @@ impl Listener {
             alive: AbortOnDropHandle::new(tokio::spawn(pending())),
             lingering,
         };
-        // All of them: a server that may make only one instance could not replace it later.
+        // Makes all of them now: a server that may make only one instance could not replace it later.
         listener.top_up(None).map_err(failed)?;
         Ok(listener)
     }
 
-    /// Waits for a client. Another instance waits for the next one before this one is handed out,
-    /// up to the limit.
+    /// Waits for a client. Before the client's instance is handed out, another one waits for the next
+    /// client, up to the limit.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
-        // However fast clients come, other tasks of the runtime get their turn.
+        // Other tasks of the runtime get their turn, however fast clients come.
         let unit = ready!(poll_proceed(cx));
         // The pipes that are handed out use the reactor of that runtime. After this error, the layer
         // above does not call again.
@@ -112,7 +112,7 @@ impl Listener {
             Slot(self.pool.clone())
         });
         drop(state);
-        // Before this instance is handed out, or dropped: the name never goes away.
+        // Before this instance is handed out or dropped, so that the name never goes away.
         if let Err(error) = self.top_up(None) {
             tracing::warn!(%error, "cannot make the next pipe instance yet");
         }
@@ -121,7 +121,7 @@ impl Listener {
         Poll::Ready(Ok(Stream::server(end, slot, self.lingering.clone())))
     }
 
-    /// Lets nobody connect any more, and gives those who have and were not accepted yet.
+    /// Lets nobody connect any more. Returns the clients that have connected and were not accepted yet.
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(mut self) -> Vec<Stream> {
         self.pool.close();
@@ -142,9 +142,9 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// When an instance cannot be made or cannot wait. Those that wait already go on.
+    /// When an instance cannot be made or cannot wait. Those that wait already keep waiting.
     fn top_up(&mut self, waker: Option<&Waker>) -> io::Result<()> {
-        // Cloned before the lock and dropped after it: both run code of whoever made the executor.
+        // Cloned before the lock and dropped after it: both run the executor's code.
         let waiting = waker.cloned();
         let mut state = self.pool.lock();
         let mut before = None;
@@ -155,7 +155,7 @@ impl Listener {
         while state.waiting < self.pool.backlog
             && state.waiting + state.connected < self.pool.max_connections
         {
-            // Without any instance, the name may have become somebody else's.
+            // While there was no instance, somebody else may have taken the name.
             let first = waker.is_some() && state.waiting + state.connected == 0;
             match self.pool.factory.create(first) {
                 Ok(instance) => state.fresh.push(instance),

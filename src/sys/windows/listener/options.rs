@@ -1,13 +1,13 @@
-//! How to listen on a named pipe, besides what [`Limits`](crate::sys::Limits) says on every platform.
+//! How to listen on a named pipe, beyond what [`Limits`](crate::sys::Limits) says on every platform.
 
 use crate::sys::platform::transport::TransportOptions;
 
-/// The system's own, which it takes for 0: given as a number, because Wine takes 0 as it is.
+/// The system's own default, which 0 means to Windows. Given as a number because Wine takes 0 literally.
 pub(crate) const DEFAULT_WAIT: u32 = 50;
 
-/// 24 days. The system makes a negative 64-bit number of it, and refuses any other (ReactOS,
+/// 24 days. The system turns it into a negative 64-bit number, and refuses any other (ReactOS,
 /// drivers/filesystems/npfs/create.c, `NpCreateNewNamedPipe`). More milliseconds would be negative as a
-/// signed 32-bit number, and what the system makes of them could be positive.
+/// signed 32-bit number, and the system could turn them into a positive one.
 pub(crate) const LONGEST_WAIT: u32 = i32::MAX as u32;
 
 #[derive(Clone, Debug)]
@@ -16,9 +16,9 @@ pub(crate) struct ListenOptions {
     pub(crate) in_buffer: u32,
     pub(crate) out_buffer: u32,
     pub(crate) accept_remote: bool,
-    /// What clients that ask for it wait at most, in milliseconds.
+    /// How long clients that ask for it wait at most, in milliseconds.
     pub(crate) default_wait: u32,
-    /// In place of what the access says.
+    /// Replaces the descriptor that the access setting gives.
     pub(crate) security_descriptor: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! An instance that waits for its client.
 //!
-//! Neither tokio nor the system's thread pool does this: both close a waiting instance some time after
-//! it was dropped, and until then clients can connect to it, as if the server were still there.
+//! Neither tokio nor the system's thread pool can do this: both close a waiting instance some time
+//! after it was dropped. Until then clients can connect to it, as if the server were still there.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_void;
@@ -33,7 +33,7 @@ pub(in crate::sys) struct PendingInstance {
     result: io::Result<()>,
 }
 
-/// What the system writes to, and what it calls back with: the callback, which comes once, owns a
+/// What the system writes to and passes to the callback. The callback comes once and owns a
 /// reference.
 struct Pending {
     overlapped: UnsafeCell<OVERLAPPED>,
@@ -50,8 +50,8 @@ struct Signal {
 
 // SAFETY: the handles may be used from any thread, and nothing here is tied to one.
 unsafe impl Send for Pending {}
-// SAFETY: `overlapped` is used by the system, and by the one `PendingInstance` that owns this once the
-// operation is over; `signal` has a lock.
+// SAFETY: the system uses `overlapped`, and once the operation is over, the one `PendingInstance` that
+// owns this; `signal` has a lock.
 unsafe impl Sync for Pending {}
 
 impl PendingInstance {
@@ -69,22 +69,22 @@ impl PendingInstance {
                 // On failure, dropping `this` ends the operation.
                 pending.register()?;
             }
-            // A client was faster; with ERROR_NO_DATA it has even left again, but what it has
-            // written is still there to be read.
+            // A client was faster. With ERROR_NO_DATA it has even left again, but what it wrote can
+            // still be read.
             ERROR_PIPE_CONNECTED | ERROR_NO_DATA => {}
             error => this.result = Err(io::Error::from_raw_os_error(error as i32)),
         }
         Ok(this)
     }
 
-    /// Stops waiting: the instance, and whether a client came before that.
+    /// Stops waiting. Returns the instance, and whether a client came before that.
     #[cfg(any(feature = "endpoint", feature = "worker"))]
     pub(in crate::sys) fn stop(mut self) -> (OwnedHandle, io::Result<()>) {
         let result = self.cancel();
         (self.instance.take().expect("it was not ready"), result)
     }
 
-    /// Ends the system's wait for the client, if there is one, and says how.
+    /// Ends the system's wait for the client, if there is one, and says how it ended.
     fn cancel(&mut self) -> io::Result<()> {
         let (Some(instance), Some(pending)) = (&self.instance, self.pending.take()) else {
             return std::mem::replace(&mut self.result, Ok(()));
@@ -92,8 +92,8 @@ impl PendingInstance {
         pending.signal().waker = None;
         // SAFETY: the handle is open, and the operation was started with this structure.
         unsafe { CancelIoEx(instance.as_raw_handle(), pending.overlapped.get()) };
-        // Cancelled or complete, it is over in a moment: only then may the structure go. The
-        // instance listens nevertheless, until it is closed.
+        // Cancelled or complete, the operation is over in a moment. Only then may the structure be
+        // freed. The instance still listens until it is closed.
         pending.result(instance, true)
     }
 }
@@ -144,11 +144,11 @@ impl Pending {
         })
     }
 
-    /// Begins to wait for a client, and says how far that came.
+    /// Begins to wait for a client, and returns the system's answer.
     ///
     /// The system cancels what a thread has begun when that thread ends, unless the file belongs to
-    /// a completion port (Wine's dlls/ws2_32/tests/afd.c, `test_async_thread_termination`), so this
-    /// is begun on one that does not.
+    /// a completion port (Wine's dlls/ws2_32/tests/afd.c, `test_async_thread_termination`). So this
+    /// runs on a thread that never ends.
     fn connect(self: &Arc<Self>, instance: &OwnedHandle) -> io::Result<u32> {
         let (pending, instance) = (self.clone(), instance.as_raw_handle() as usize);
         on_lasting_thread(move || {
@@ -163,14 +163,14 @@ impl Pending {
         })
     }
 
-    /// Has `signalled` called once the operation is over, which it will be: cancelled at last.
+    /// Makes the system call `signalled` when the operation is over, at the latest by cancelling.
     fn register(self: &Arc<Self>) -> io::Result<()> {
-        // Held until the handle is where the callback looks for it.
+        // Held until the handle is stored where the callback reads it.
         let mut signal = self.signal();
         let event = self.event.as_raw_handle();
         // The callback's reference.
         let context = Arc::into_raw(self.clone());
-        // SAFETY: the context is a reference of its own, and the event is open as long as it is.
+        // SAFETY: the context is a reference of its own, and keeps the event open.
         let done = unsafe {
             RegisterWaitForSingleObject(
                 &mut signal.wait,
@@ -190,7 +190,7 @@ impl Pending {
         Ok(())
     }
 
-    /// How the operation ended. With `wait`, not before it has.
+    /// How the operation ended. With `wait`, waits until it has.
     fn result(&self, instance: &OwnedHandle, wait: bool) -> io::Result<()> {
         let mut bytes = 0;
         let instance = instance.as_raw_handle();
@@ -233,7 +233,7 @@ fn on_lasting_thread<T: Send + 'static>(
             let (calls, inbox) = mpsc::channel::<Call>();
             let thread = std::thread::Builder::new().name("asyncipc-listen".into());
             thread.spawn(move || inbox.into_iter().for_each(|call| call()))?;
-            // If somebody else was faster, the one made here ends.
+            // If another thread was faster, the one made here ends.
             THREAD.get_or_init(|| calls)
         }
     };
@@ -251,8 +251,8 @@ unsafe extern "system" fn signalled(context: *mut c_void, _: bool) {
     signal.raised = true;
     let (waker, wait) = (signal.waker.take(), signal.wait);
     drop(signal);
-    // SAFETY: registered, and unregistered here only. Without an event to signal this does not
-    // wait, so the system allows it within the callback itself.
+    // SAFETY: registered before, and unregistered only here. Without an event to signal, this does
+    // not wait, so the system allows it within the callback itself.
     unsafe { UnregisterWaitEx(wait, null_mut()) };
     if let Some(waker) = waker {
         waker.wake();

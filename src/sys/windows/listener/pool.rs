@@ -18,11 +18,11 @@ pub(super) struct Pool {
 }
 
 pub(super) struct PoolState {
-    /// No instance is made any more once the listener is gone.
+    /// False once the listener is gone: no more instances are made.
     open: bool,
     /// Instances that have been handed out and not dropped yet.
     pub(super) connected: usize,
-    /// Instances that a client can connect to, or has connected to without being handed out.
+    /// Instances to which a client can connect, or has connected, and that were not handed out yet.
     pub(super) waiting: usize,
     /// Those of `waiting` that the listener has not taken over yet.
     pub(super) fresh: Vec<OwnedHandle>,
@@ -30,11 +30,11 @@ pub(super) struct PoolState {
     pub(super) waker: Option<Waker>,
 }
 
-/// How many instances wait for clients unless told otherwise.
+/// How many instances wait for clients by default.
 const BACKLOG: u32 = 8;
 
 impl Pool {
-    /// With the `first` instance, which waits for a client.
+    /// Begins with the `first` instance, which waits for a client.
     pub(super) fn new(factory: Factory, limits: &Limits, first: OwnedHandle) -> Self {
         Pool {
             factory,
@@ -65,9 +65,9 @@ impl Pool {
 pub(in crate::sys) struct Slot(pub(super) Arc<Pool>);
 
 impl Drop for Slot {
-    /// When nobody waits for clients because the limit is reached, the successor is made here,
-    /// while the old instance still exists: without any instance, the pipe's name would be gone
-    /// for a moment, and clients would get "not found" instead of "busy".
+    /// When no instance waits for clients because the limit is reached, the successor is made here,
+    /// while the old instance still exists. Without any instance, the pipe's name would be gone for
+    /// a moment, and clients would get "not found" instead of "busy".
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.connected -= 1;
@@ -81,7 +81,7 @@ impl Drop for Slot {
         let waker = state.waker.take();
         drop(state);
         if let Err(error) = created {
-            // `poll_accept` will try again, and report it.
+            // `poll_accept` will try again, and report the error.
             tracing::warn!(%error, "cannot make the next pipe instance yet");
         }
         if let Some(waker) = waker {

@@ -17,11 +17,11 @@ use crate::access::Access;
 use crate::sys::PlatformError;
 use crate::sys::platform::user;
 
-/// What a client needs for talking: reading, writing, setting the read mode. Not
-/// FILE_GENERIC_WRITE, which contains FILE_APPEND_DATA, which for pipes is the right to create
-/// instances: <https://learn.microsoft.com/windows/win32/ipc/named-pipe-security-and-access-rights>.
-/// Others' clients ask for it with GENERIC_WRITE; for a client's end the system leaves it out
-/// (ReactOS, drivers/filesystems/npfs/create.c, `NpCreateClientEnd`), as .NET relies on too, whose
+/// What a client needs: reading, writing, setting the read mode. Not FILE_GENERIC_WRITE, which
+/// contains FILE_APPEND_DATA, for pipes the right to create instances:
+/// <https://learn.microsoft.com/windows/win32/ipc/named-pipe-security-and-access-rights>.
+/// Foreign clients ask for it with GENERIC_WRITE. For a client's end the system ignores it
+/// (ReactOS, drivers/filesystems/npfs/create.c, `NpCreateClientEnd`). .NET relies on that too: its
 /// PipeAccessRights.ReadWrite are these rights.
 pub(in crate::sys) const CLIENT_RIGHTS: u32 =
     FILE_GENERIC_READ | FILE_WRITE_DATA | FILE_WRITE_ATTRIBUTES | FILE_WRITE_EA;
@@ -30,15 +30,15 @@ pub(in crate::sys) const CLIENT_RIGHTS: u32 =
 #[derive(Debug)]
 pub(in crate::sys) struct SecurityDescriptor(*mut c_void);
 
-// SAFETY: the descriptor is never written to after it was made, and LocalFree may be called on
-// any thread.
+// SAFETY: nobody writes to the descriptor after it was made, and LocalFree may be called on any
+// thread.
 unsafe impl Send for SecurityDescriptor {}
 // SAFETY: as above.
 unsafe impl Sync for SecurityDescriptor {}
 
 impl SecurityDescriptor {
     /// The system's own default lets everybody read. This makes the user the owner, gives the user
-    /// and the system account everything (FA), lets others talk, and inherits nothing (P).
+    /// and the system account all rights (FA), others at most a client's, and inherits nothing (P).
     pub(in crate::sys) fn of(access: Access) -> io::Result<Self> {
         let user = user::current_user()?;
         let others = match access {
@@ -49,8 +49,8 @@ impl SecurityDescriptor {
         parse(&format!("O:{user}D:P(A;;FA;;;{user})(A;;FA;;;SY){others}"))
     }
 
-    /// One that names no owner gets the user: the pipe of an elevated process would otherwise
-    /// belong to the Administrators, and its clients could not tell whose it is.
+    /// If `sddl` names no owner, the user becomes the owner. The pipe of an elevated process would
+    /// otherwise belong to the Administrators, and its clients could not tell whose it is.
     pub(super) fn new(sddl: &str) -> Result<Self, PlatformError> {
         let parsed = parse(sddl).map_err(|error| {
             let rule = match refused_part(sddl) {
@@ -69,14 +69,14 @@ impl SecurityDescriptor {
             .map_err(|e| PlatformError::io("cannot listen on", e))
     }
 
-    /// For as long as `self` exists.
+    /// Valid for as long as `self` exists.
     pub(super) fn as_ptr(&self) -> *mut c_void {
         self.0
     }
 
     fn has_owner(&self) -> bool {
         let (mut owner, mut defaulted) = (null_mut(), 0);
-        // SAFETY: the descriptor is a valid one; what is written points into it.
+        // SAFETY: the descriptor is valid; the pointer that is written points into it.
         let done = unsafe { GetSecurityDescriptorOwner(self.0, &mut owner, &mut defaulted) };
         done != 0 && !owner.is_null()
     }
@@ -108,8 +108,8 @@ fn parse(sddl: &str) -> io::Result<SecurityDescriptor> {
     Ok(SecurityDescriptor(descriptor))
 }
 
-/// The first entry in parentheses that the system refuses on its own, in either kind of list, and
-/// where it begins: the system itself does not say what it stumbled over.
+/// The first entry in parentheses that the system refuses by itself, in both kinds of list, and
+/// where it begins. The system itself does not say which part it refuses.
 fn refused_part(sddl: &str) -> Option<(usize, &str)> {
     let (mut depth, mut start) = (0, 0);
     for (at, byte) in sddl.bytes().enumerate() {
@@ -136,7 +136,7 @@ fn refused_part(sddl: &str) -> Option<(usize, &str)> {
 
 impl Drop for SecurityDescriptor {
     fn drop(&mut self) {
-        // SAFETY: allocated by the conversion for us to free, and freed only here.
+        // SAFETY: the conversion allocated it for us to free, and it is freed only here.
         unsafe { LocalFree(self.0) };
     }
 }

@@ -1,4 +1,4 @@
-//! Errors of accepting that are transient.
+//! Transient errors of accepting.
 
 use std::io;
 
@@ -11,8 +11,8 @@ use windows_sys::Win32::Foundation::{
     ERROR_WORKING_SET_QUOTA,
 };
 
-/// Whether accepting is worth another try after this error. A positive list: an unknown error is for
-/// good, and so is one without a number, which is not the system's: the runtime has ended.
+/// Whether accepting is worth another try after this error. The list names the transient errors. All
+/// others are permanent, also those without a number, which the system did not give: the runtime ended.
 pub(crate) fn is_transient(error: &io::Error) -> bool {
     let Some(number) = error.raw_os_error() else {
         return false;
@@ -31,13 +31,13 @@ pub(crate) fn is_transient(error: &io::Error) -> bool {
             | ERROR_PAGEFILE_QUOTA
             | ERROR_TOO_MANY_OPEN_FILES
             | ERROR_WORKING_SET_QUOTA
-            // As many instances as somebody's limit allows (CreateNamedPipe).
+            // There are as many instances as somebody's limit allows (CreateNamedPipe).
             | ERROR_PIPE_BUSY
-            // Without any instance of its own left, the name is somebody else's, or an instance that
-            // was dropped is not closed yet (FILE_FLAG_FIRST_PIPE_INSTANCE).
+            // The server has no instance left, and somebody else has the name, or a dropped instance is
+            // not closed yet (FILE_FLAG_FIRST_PIPE_INSTANCE).
             | ERROR_ACCESS_DENIED
-            // A client that has left, or whose machine has; or the wait for it was cancelled, with the
-            // thread that had begun it.
+            // The client or its machine has left, or the wait was cancelled when the thread that had
+            // begun it ended.
             | ERROR_BROKEN_PIPE
             | ERROR_NETNAME_DELETED
             | ERROR_NO_DATA
