@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use asyncipc::{Error, PipeServer};
 
-use crate::common::{itself, mode, place, role, run_as, within};
+use crate::common::{itself, mode, place, role, run_as};
 use crate::{
     again_in_a_folder_for_all, filter, in_namespace, install, meet, refuse, refused_with, umask,
 };
@@ -123,7 +123,7 @@ async fn an_endpoint_that_ends_answers_until_its_file_is_gone() {
     });
     let handle = endpoint.handle();
     handle.shutdown();
-    within(endpoint.run()).await;
+    crate::common::within(endpoint.run()).await;
     assert!(!path.exists());
     assert_eq!(*answers.lock().unwrap(), [true]);
 }

@@ -5,13 +5,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-#[cfg(feature = "endpoint")]
-use std::time::Duration;
 
 use asyncipc::{Error, PipeClient, PipeName, PipeServer};
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 
-use crate::common::{mode, place, role, within};
+use crate::common::{mode, place, role};
 use crate::{again_below, give_away, leave_stale, meet, user};
 
 #[tokio::test]
@@ -211,6 +209,12 @@ async fn a_missing_server_is_looked_for_where_other_variables_lead_to() {
 #[cfg(feature = "endpoint")]
 #[tokio::test]
 async fn an_endpoint_looks_once_where_other_variables_lead_to_however_often_it_tries() {
+    use std::time::Duration;
+
+    use futures::StreamExt;
+
+    use crate::common::within;
+
     let test =
         "folders::an_endpoint_looks_once_where_other_variables_lead_to_however_often_it_tries";
     let Some(role) = role() else {
