@@ -175,7 +175,7 @@ impl Begun {
 }
 
 /// One operation, from its start to its completion.
-#[repr(C)] // The callback gets a pointer to the first field, and casts it to one to the whole `Op`.
+#[repr(C)] // The callback gets a pointer to the first field, and makes one to the whole of it.
 pub(super) struct Op {
     overlapped: UnsafeCell<OVERLAPPED>,
     state: Mutex<OpState>,
