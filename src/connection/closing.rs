@@ -1,7 +1,7 @@
-//! Closing, the same for a stream of bytes and for a connection of messages.
+//! Closing, for byte streams and message connections alike.
 //!
-//! The peer may be unable to read before it has sent. So a closing end throws away what the peer still
-//! sends, once nobody reads it here. It does so until the linger deadline at most.
+//! The peer may not be able to read before it has sent. So a closing end discards what the peer still
+//! sends, once nobody reads it here, until the linger deadline at most.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -19,27 +19,27 @@ use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
 use crate::sys;
 
-/// How often a closing end reads at a time. Some systems give 4 KiB to each read.
+/// How many reads a closing end makes per poll. Some systems give at most 4 KiB per read.
 const DISCARDS: usize = 16;
 
-/// What the task that closes has to know of the one that reads.
+/// What the closing task must know about the reading task.
 #[derive(Debug, Default)]
 pub(crate) struct Closing {
-    /// Whether nobody will read what still comes.
+    /// Whether nobody will read what still arrives.
     unread: AtomicBool,
-    /// Wakes the task that closes when nobody will.
+    /// Wakes the closing task when nobody will.
     closer: AtomicWaker,
 }
 
 impl Closing {
-    /// From now on, a closing end throws away what comes.
+    /// From now on, a closing end discards what arrives.
     pub(crate) fn nobody_reads(&self) {
         self.unread.store(true, Release);
         self.closer.wake();
     }
 
-    /// While closing: throws away what is there if nobody reads it. The task is woken when more comes,
-    /// and when the reader goes.
+    /// While closing: discards what is there if nobody reads it. The task is woken when more arrives,
+    /// and when the reader goes away.
     pub(crate) fn poll_discard(&self, io: &sys::Stream, cx: &mut Context<'_>) {
         self.closer.register(cx.waker());
         if self.unread.load(Acquire) {
@@ -47,7 +47,7 @@ impl Closing {
         }
     }
 
-    /// Waits for `future`, which is a part of closing.
+    /// Waits for `future`, which is a part of closing. Discards meanwhile.
     pub(crate) async fn discarding<F: Future>(&self, io: &sys::Stream, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -63,7 +63,7 @@ impl Closing {
     /// Waits until the peer has taken everything.
     pub(crate) async fn drained(&self, io: &sys::Stream) -> io::Result<()> {
         io.drained().await?;
-        // An end that has refused a message takes nothing more: the peer's close is to fail.
+        // An end that refused a message takes nothing more, so that the peer's close fails.
         if self.unread.load(Acquire) && !io.has_refused() {
             io.take_rest().await;
         }
@@ -71,7 +71,7 @@ impl Closing {
     }
 }
 
-/// The deadline of closing: the linger time, from the first wait on.
+/// The deadline for closing: the linger time, counted from the first wait.
 #[derive(Debug, Default)]
 pub(crate) struct Linger(Option<Deadline>);
 
@@ -82,7 +82,7 @@ impl Linger {
         self.0.get_or_insert_with(begin).poll(cx)
     }
 
-    /// Waits for `future`, for the linger time of `end` at most: then `None`.
+    /// Waits for `future`; `None` after the linger time of `end`.
     pub(crate) async fn limit<F: Future>(end: &PipeEnd, future: F) -> Option<F::Output> {
         let mut linger = Linger::default();
         let mut future = pin!(future);
@@ -94,7 +94,7 @@ impl Linger {
     }
 }
 
-/// Reads and throws away what is there. The task is woken when more comes.
+/// Reads and discards what is there. The task is woken when more arrives.
 fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
     let mut scratch = Block::default();
     for _ in 0..DISCARDS {
@@ -102,17 +102,17 @@ fn discard(io: &sys::Stream, cx: &mut Context<'_>) {
         let mut room = scratch.room(BLOCK);
         let read = match is_ready {
             true => io.try_read(&mut room),
-            // The runtime that reports readiness may have nobody to drive it.
+            // Perhaps no thread drives the runtime that reports readiness.
             false => io.read_now(&mut room),
         };
         drop(room);
         match read {
             Ok(1..) => scratch.release(),
             Err(e) if is_ready && e.kind() == io::ErrorKind::WouldBlock => {}
-            // Nothing is there, or it is the end, or an error for which there is nothing to wait.
+            // Nothing is there, the stream has ended, or an error leaves nothing to wait for.
             Ok(0) | Err(_) => return,
         }
     }
-    // However much comes, the task that closes has its turn.
+    // However much arrives, the closing task gets its turn.
     cx.waker().wake_by_ref();
 }

@@ -9,7 +9,7 @@ use super::pipe_end::PipeEnd;
 use crate::stats::{Counters, Place};
 use crate::{ConnectionId, Error};
 
-/// A connection of messages, without the state that belongs to one of its halves.
+/// A message connection, without the state that belongs to one of its halves.
 #[derive(Debug)]
 pub(crate) struct Core {
     end: Arc<PipeEnd>,
@@ -22,8 +22,8 @@ pub(crate) struct Core {
 
 /// What a shared sender has taken and may not have written yet.
 pub(super) trait Queued: Send + Sync {
-    /// Writes as much as the system takes without waiting. A task of the connection's runtime writes
-    /// the rest.
+    /// Writes as much as the system takes without waiting. A task of the connection's runtime writes the
+    /// rest.
     fn write_now(self: Arc<Self>);
 }
 
@@ -46,8 +46,7 @@ impl Core {
         &self.end
     }
 
-    /// Writes what a shared sender has taken. Whoever waits for an answer wants the question to be on
-    /// its way.
+    /// Writes what a shared sender has taken. A task that waits for an answer needs its request sent.
     pub(super) fn write_queued(&self) {
         if let Some(queue) = self.queue.get().and_then(Weak::upgrade) {
             queue.write_now();
@@ -59,7 +58,7 @@ impl Core {
         self.closing.discarding(&self.io, future).await
     }
 
-    /// The error for sending after this end was closed, or the peer has left.
+    /// The error for sending after this end was closed or the peer has left.
     pub(crate) fn closed(&self, by_this_end: bool) -> Error {
         Error::Closed {
             pipe: self.name.clone(),

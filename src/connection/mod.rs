@@ -1,4 +1,4 @@
-//! Connections: an end of a pipe as a stream of bytes, and messages on top of it.
+//! Connections: one end of a pipe as a byte stream, and messages on top of it.
 
 mod closing;
 mod core;
@@ -30,46 +30,45 @@ pub use self::shared_sender::SharedSender;
 pub use self::stream::{OwnedReadHalf, OwnedWriteHalf, PipeStream};
 use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
-/// A connected pipe as messages: a [`Stream`] of those received and a [`Sink`] of those to send.
+/// A connected pipe that carries messages: a [`Stream`] of received ones and a [`Sink`] for sending.
 ///
-/// Whatever takes tokio-util's `Framed<_, LengthDelimitedCodec>` takes this in its place: the
-/// items are the same ([`BytesMut`] out, [`Bytes`] in), and so is what goes over the wire.
+/// It can replace tokio-util's `Framed<_, LengthDelimitedCodec>`: the items ([`BytesMut`] out, [`Bytes`]
+/// in) and the bytes on the wire are the same.
 ///
 /// # Receiving
 ///
 /// `None` is a clean end: the peer closed between two messages. An end inside a message is
-/// [`Error::Truncated`], a message above the limit [`Error::MessageTooLarge`]. After an error or
-/// the end there is only `None`.
+/// [`Error::Truncated`]; a message above the limit is [`Error::MessageTooLarge`]. After an error or the
+/// end, there is only `None`.
 ///
 /// # Sending
 ///
-/// `send` hands a message to the system at once; `feed` gathers messages, and `flush` hands over
-/// all that were gathered. Either waits while the peer does not read: nothing queues up without
-/// bound. Messages that were fed and never flushed are lost when the connection is dropped, which
-/// is logged as a warning.
+/// `send` hands a message to the system at once. `feed` gathers messages, and `flush` hands over all
+/// gathered ones. Both wait while the peer does not read, so nothing queues up without bound. Messages
+/// that were fed but never flushed are lost when the connection is dropped; a warning is logged.
 ///
 /// # Ending
 ///
-/// [`close`](PipeConnection::close) waits until the peer has everything. Dropping never waits and
-/// never takes back what `send` or `flush` handed over; see [`PipeStream`] for the end of the
-/// process.
+/// [`close`](PipeConnection::close) waits until the peer has everything. Dropping never waits and never
+/// takes back what `send` or `flush` handed over. [`PipeStream`] says what happens when the process
+/// ends.
 ///
 /// # Runtimes
 ///
-/// A connection belongs to one Tokio runtime: at the client's end the one in which it connected, at
-/// the server's end the one in which the server was bound, whoever accepts. That runtime has to run
-/// while anything waits. When it has ended, whatever would have to wait for the system fails with
-/// [`Error::Io`] at once.
+/// A connection belongs to one Tokio runtime. For a client's end, that is the runtime in which it
+/// connected; for a server's end, the one in which the server was bound, whoever accepts. That runtime
+/// must run while anything waits. After it has ended, any call that would have to wait for the system
+/// fails with [`Error::Io`] at once.
 ///
-/// Tasks of other runtimes, which may end earlier, and of other executors can use the connection. If
-/// that is a Tokio runtime, it needs `enable_time`: without it, or while that runtime is shutting
-/// down, waiting for a deadline panics, as Tokio's own timers do.
+/// Tasks of other runtimes, which may end earlier, and of other executors can use the connection.
+/// Another Tokio runtime needs `enable_time`: without it, or while that runtime is shutting down,
+/// waiting for a deadline panics, as Tokio's own timers do.
 ///
 /// # Cancel safety
 ///
-/// `next` loses nothing when cancelled. A cancelled `send` has sent its message entirely, not at
-/// all, or leaves it, or the rest of it, for the next `send` or `flush`. If the connection is
-/// dropped before that, the peer may get [`Error::Truncated`].
+/// `next` loses nothing when cancelled. A cancelled `send` has sent its message entirely or not at all,
+/// or leaves it (or the rest of it) for the next `send` or `flush`. If the connection is dropped before
+/// that, the peer may get [`Error::Truncated`].
 #[derive(Debug)]
 pub struct PipeConnection {
     receiver: PipeReceiver,
@@ -77,9 +76,9 @@ pub struct PipeConnection {
 }
 
 impl PipeConnection {
-    /// Speaks messages over a stream of bytes, which may have carried something else before.
+    /// Sends and receives messages over a byte stream that may have carried something else before.
     ///
-    /// Its [`id`](Self::id) is a new one, and its [`stats`](Self::stats) begin at zero.
+    /// It gets a new [`id`](Self::id), and its [`stats`](Self::stats) begin at zero.
     pub fn new(stream: PipeStream, codec: MessageCodec) -> Self {
         let (end, read_ahead) = stream.into_parts();
         let core = Arc::new(Core::new(end, ConnectionId::next()));
@@ -108,31 +107,31 @@ impl PipeConnection {
         self.sender.core.peer()
     }
 
-    /// Whether the connection is of no more use for sending: the peer has closed it, or this end was
-    /// closed, or writing has failed. Asks the system, and takes nothing from what is to be received.
+    /// Whether nothing more can be sent: the peer has closed the connection, this end was closed, or
+    /// writing has failed. Asks the system, and does not consume received messages.
     ///
-    /// Messages that the peer sent before it closed can still be received. A peer that has only ended its
-    /// direction is still there. Under Wine, a peer with messages left to be received counts as there.
+    /// Messages that the peer sent before it closed can still be received. A peer that has only ended
+    /// its direction counts as present. Under Wine, so does a peer whose messages are not all received
+    /// yet.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
-    /// How much has gone through so far.
+    /// How much has been transferred so far.
     pub fn stats(&self) -> ConnectionStats {
         self.sender.core.counters.stats()
     }
 
-    /// Sends what was fed, and ends the connection when the peer has read everything.
+    /// Sends the fed messages, waits until the peer has read everything, and ends the connection.
     ///
-    /// What the peer still sends meanwhile is taken and thrown away: it is not held up, and two
-    /// ends that close at once do not wait for each other. After [`Error::MessageTooLarge`], it
-    /// is taken only until this end's own messages have been read: so the peer's `close` can say that
-    /// not all that it sent was taken. The wait ends at the linger deadline, 5 s unless the builder's
-    /// `linger` says otherwise. What `Ok` means on each platform is said at [`PipeStream::close`].
+    /// Meanwhile, this end reads and discards what the peer still sends. So the peer is not held up, and
+    /// two ends that close at once do not wait for each other. After [`Error::MessageTooLarge`], it
+    /// discards only until the peer has read this end's messages, so that the peer's `close` can report
+    /// that not everything was taken. The wait ends at the linger deadline: 5 s, unless the builder's
+    /// `linger` says otherwise. [`PipeStream::close`] says what `Ok` means on each platform.
     ///
-    /// As a sink, through `SinkExt::close`, a connection that is kept throws nothing away before
-    /// receiving has ended: what comes can still be received, and while nobody does, the peer may
-    /// have to wait.
+    /// `SinkExt::close` keeps the connection, and discards nothing before receiving has ended: what
+    /// arrives can still be received. While nobody receives, the peer may have to wait.
     ///
     /// # Errors
     ///
@@ -148,25 +147,25 @@ impl PipeConnection {
         sender.close().await
     }
 
-    /// Sends what was fed, and ends this direction only: the peer's stream ends, and it can still
-    /// answer. Does not wait until the peer has read anything.
+    /// Sends the fed messages, and ends this direction only: the peer's stream ends, and it can still
+    /// answer. Does not wait for the peer to read.
     ///
-    /// Where the system has no half-closing, an empty message says it: in a Windows pipe in
-    /// message mode, to a peer that takes it so.
+    /// Where the system has no half-close, an empty message marks the end: in a Windows pipe in message
+    /// mode, for a peer that understands it.
     ///
     /// # Errors
     ///
-    /// [`Error::ModeMismatch`] for a Windows pipe of bytes, which cannot be closed by half; else
-    /// as sending.
+    /// [`Error::ModeMismatch`] for a Windows byte pipe, which has no half-close; otherwise as for
+    /// sending.
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, it may have ended the direction or not: call it again.
+    /// A cancelled call may or may not have ended the direction: call it again.
     pub async fn close_write(&mut self) -> Result<(), Error> {
         self.sender.close_write().await
     }
 
-    /// Receives the next message into a buffer of the caller's: as [`PipeReceiver::recv_into`].
+    /// Receives the next message into the caller's buffer, as [`PipeReceiver::recv_into`] does.
     ///
     /// # Errors
     ///
@@ -185,20 +184,19 @@ impl PipeConnection {
         (self.sender, self.receiver)
     }
 
-    /// Goes back to bytes: sends what was fed, and gives back the stream, from which what had
-    /// been read ahead is read first.
+    /// Turns the connection back into a byte stream, after sending the fed messages. Reading from the
+    /// stream first yields what had been read ahead.
     ///
-    /// A server that accepted the connection counts its client as connected until the stream is
-    /// dropped, but not the bytes that go through it; see
-    /// [`ServerStats`](crate::ServerStats).
+    /// A server that accepted the connection counts its client as connected until the stream is dropped,
+    /// but does not count the stream's bytes; see [`ServerStats`](crate::ServerStats).
     ///
     /// # Errors
     ///
-    /// As sending.
+    /// As for sending.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling drops the connection, with what had been read ahead.
+    /// Cancelling drops the connection and what had been read ahead.
     pub async fn into_stream(mut self) -> Result<PipeStream, Error> {
         poll_fn(|cx| self.sender.poll_drain(cx)).await?;
         let end = self.sender.core.end().clone();
@@ -211,7 +209,7 @@ impl PipeReceiver {
     ///
     /// # Errors
     ///
-    /// Gives both back when they are of different connections.
+    /// Gives both back if they belong to different connections.
     #[allow(clippy::result_large_err, reason = "the error gives both halves back")]
     pub fn reunite(
         self,

@@ -11,7 +11,7 @@ pub(crate) struct ConnectionOptions {
     pub(crate) codec: MessageCodec,
     /// How long closing waits for the peer.
     pub(crate) linger: Duration,
-    /// How long receiving asks the system again and again before it sleeps.
+    /// How long receiving polls the system before it sleeps.
     pub(crate) low_latency: Duration,
 }
 
@@ -31,7 +31,7 @@ impl ConnectionOptions {
         PipeStream::new(PipeEnd::new(io, name, self.linger))
     }
 
-    /// Speaks messages over `stream`.
+    /// Sends and receives messages over `stream`.
     pub(crate) fn connection(&self, stream: PipeStream) -> PipeConnection {
         let mut conn = PipeConnection::new(stream, self.codec);
         conn.receiver.set_low_latency(self.low_latency);
@@ -51,21 +51,21 @@ macro_rules! connection_setters {
 
         /// How long `close` waits for the peer to take what was sent. Default 5 s.
         ///
-        /// On Windows, a server's end that is dropped keeps the pipe as long, in the background.
+        /// On Windows, a dropped server end keeps the pipe that long, in the background.
         pub fn linger(mut self, linger: std::time::Duration) -> Self {
             self.connection.linger = linger;
             self
         }
 
-        /// How long a connection waits busily for the next message before it sleeps: it asks the
-        /// system again and again. Small round trips between two processes become several times as
-        /// fast, because nobody needs to be woken. Default zero: not at all.
+        /// How long a connection busy-waits for the next message before it sleeps: it polls the system.
+        /// Small round trips between two processes become several times as fast, because no task needs
+        /// to be woken. Default zero: no busy-waiting.
         ///
-        /// This takes processor time while waiting. Other tasks of the runtime have their turn between
-        /// two attempts. After waits that found nothing, the next ones sleep at once, up to 1024 of
-        /// them. It is worth it between processes, for few connections with an idle core each; 20 to
-        /// 50 µs suffice. It loses when both ends are in one process, with many connections, and with
-        /// rare messages. Both ends should have it. It has no effect in message mode.
+        /// This uses processor time while waiting. Other tasks of the runtime run between two attempts.
+        /// After busy waits that found nothing, the next waits, up to 1024 of them, sleep at once. It
+        /// pays off between processes, for few connections with an idle core each; 20 to 50 µs suffice.
+        /// It does not pay off when both ends are in one process, with many connections, or with rare
+        /// messages. Set it at both ends. It has no effect in message mode.
         pub fn low_latency(mut self, limit: std::time::Duration) -> Self {
             self.connection.low_latency = limit;
             self

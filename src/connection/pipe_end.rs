@@ -1,4 +1,4 @@
-//! One end of a connected pipe, whether bytes or messages go through it.
+//! One end of a connected pipe, whether it carries bytes or messages.
 
 use std::io;
 use std::sync::OnceLock;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::stats::Place;
 use crate::{Error, Peer, PipeName, sys};
 
-/// What a stream of bytes and a connection of messages have in common.
+/// What a byte stream and a message connection have in common.
 #[derive(Debug)]
 pub(crate) struct PipeEnd {
     pub(crate) io: sys::Stream,
@@ -16,7 +16,7 @@ pub(crate) struct PipeEnd {
     pub(crate) name: PipeName,
     /// How long closing waits for the peer.
     pub(crate) linger: Duration,
-    /// The place among the clients of the server that accepted this end.
+    /// This end's place among the clients of the server that accepted it.
     pub(super) place: OnceLock<Place>,
 }
 
@@ -43,7 +43,7 @@ impl PipeEnd {
         Error::from_io(action, &self.name, error)
     }
 
-    /// Ends the sending direction, where the system has such a thing.
+    /// Ends the sending direction, where the system supports that.
     pub(super) fn shutdown(&self) -> Result<(), Error> {
         self.io
             .shutdown()

@@ -16,20 +16,20 @@ use crate::sys::Received;
 use crate::turn::{Turn, poll_spend};
 use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName};
 
-/// The half of a [`PipeConnection`](crate::PipeConnection) that receives.
+/// The receiving half of a [`PipeConnection`](crate::PipeConnection).
 pub struct PipeReceiver {
     pub(crate) core: Arc<Core>,
-    /// Stays empty where the system keeps messages apart.
+    /// Stays empty where the system preserves message boundaries.
     buffer: ReadBuffer,
     spin: Spin,
     turn: Turn,
     ended: bool,
 }
 
-/// Keeps the size of what is handed around, nearly always a success, small.
+/// Boxed to keep results small: nearly all of them are successes.
 type Failure = Box<Error>;
 
-/// A message that has come.
+/// A message that has arrived.
 enum Incoming {
     Message(BytesMut),
     /// At the front of the receiver's buffer, with a payload of this length.
@@ -56,18 +56,18 @@ impl PipeReceiver {
         }
     }
 
-    /// What was read and not handed out yet.
+    /// What was read but not handed out yet.
     pub(crate) fn into_read_ahead(mut self) -> BytesMut {
         self.buffer.take_all()
     }
 
-    /// Waits busily for up to this long before sleeping.
+    /// Busy-waits for up to this long before sleeping.
     pub(crate) fn set_low_latency(&mut self, limit: Duration) {
         self.spin = Spin::new(limit);
     }
 
-    /// Goes on after [`Error::MessageTooLarge`], behind the frame that is above the limit: nothing
-    /// of it is kept. Not for messages that the system keeps apart.
+    /// Continues after [`Error::MessageTooLarge`], behind the oversized frame, of which nothing is kept.
+    /// Not for pipes in which the system preserves message boundaries.
     #[cfg(feature = "endpoint")]
     pub(crate) fn skip_too_large(&mut self) {
         self.buffer.skip_too_large();
@@ -92,31 +92,30 @@ impl PipeReceiver {
         self.core.peer()
     }
 
-    /// How much has gone through both halves so far.
+    /// How much both halves have transferred so far.
     pub fn stats(&self) -> ConnectionStats {
         self.core.counters.stats()
     }
 
-    /// Whether nothing more will come, apart from messages that have come already: receiving has ended,
-    /// or the peer has closed the connection. Asks the system, and takes no message.
+    /// Whether nothing more will arrive, apart from messages that already have: receiving has ended, or
+    /// the peer has closed the connection. Asks the system, and consumes no message.
     ///
-    /// A peer that has only ended its direction is still there: then only receiving shows the end. Under
-    /// Wine, a peer with messages left to be received counts as there.
+    /// A peer that has only ended its direction counts as present: only receiving shows that end. Under
+    /// Wine, so does a peer whose messages are not all received yet.
     pub fn is_closed(&self) -> bool {
         self.ended || !self.core.io.has_peer()
     }
 
-    /// Receives the next message into a buffer of the caller's, behind what is in it, and gives
-    /// its length: `None` at the end. For small messages this allocates nothing once the buffer has
-    /// grown.
+    /// Receives the next message, appends it to the caller's buffer, and returns its length, or `None`
+    /// at the end. For small messages, this allocates nothing once the buffer has grown.
     ///
     /// # Errors
     ///
-    /// As `next`; after one there is only `None`.
+    /// As for `next`; after an error there is only `None`.
     ///
     /// # Cancel safety
     ///
-    /// Cancelling loses nothing; `buf` is unchanged then.
+    /// Cancelling loses nothing and leaves `buf` unchanged.
     pub async fn recv_into(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, Error> {
         match poll_fn(|cx| self.poll_incoming(cx)).await {
             None => Ok(None),
@@ -162,7 +161,7 @@ impl PipeReceiver {
         Poll::Ready(incoming.transpose())
     }
 
-    /// The next message, for which the system has to be asked.
+    /// The next message, when the buffer may hold no complete one.
     fn poll_next_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMut, Error>>> {
         let incoming = ready!(self.poll_incoming(cx));
         Poll::Ready(incoming.map(|it| match it {
@@ -172,10 +171,10 @@ impl PipeReceiver {
         }))
     }
 
-    /// The next message that the system has kept apart.
+    /// The next message, where the system preserves message boundaries.
     fn poll_native(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
-        // However fast the peer is, other tasks of the runtime run now and then. For bytes, whoever
-        // reads them sees to that.
+        // However fast the peer is, other tasks of the runtime get to run. For bytes, `poll_fill`
+        // ensures that.
         ready!(poll_spend(cx));
         let max = self.buffer.max_message_size();
         let received = ready!(self.core.io.poll_recv(cx, max)).map_err(|e| self.failed_read(e))?;
@@ -191,7 +190,7 @@ impl PipeReceiver {
         })
     }
 
-    /// The next message, each with its length in front.
+    /// The next message, where each has its length in front.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Incoming>, Failure>> {
         loop {
             let needs = match self.buffer.next_frame()? {
@@ -226,7 +225,7 @@ impl PipeReceiver {
                 return Poll::Pending;
             }
             if !is_ready {
-                // As the system's word does, however fast the peer is: other tasks run now and then.
+                // Readiness from the system spends budget. So does this: other tasks get to run.
                 ready!(poll_spend(cx));
             }
             for _ in 0..if is_ready { 1 } else { ATTEMPTS } {
@@ -239,7 +238,7 @@ impl PipeReceiver {
                 }
             }
             if !is_ready {
-                // Other tasks have their turn before the next attempts.
+                // Other tasks run before the next attempts.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -250,7 +249,7 @@ impl PipeReceiver {
         self.core.failed("cannot read from", error).into()
     }
 
-    /// Reads once: when the system has said that there is something, or without knowing.
+    /// Reads once. `is_ready`: whether the system has reported that there is something.
     fn read(&mut self, needs: usize, is_ready: bool) -> io::Result<usize> {
         let io = &self.core.io;
         self.buffer.fill(needs, |mut room| match is_ready {
@@ -266,8 +265,7 @@ impl Stream for PipeReceiver {
     #[inline]
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        // Most small messages are there already, thanks to the one before them. There are none
-        // after the end.
+        // Most small messages were read along with an earlier one. None are left after the end.
         if let Some(len) = this.buffer.complete() {
             ready!(this.turn.poll_go_on(cx));
             this.core.counters.received(len);

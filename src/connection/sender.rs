@@ -15,10 +15,10 @@ use crate::framing::{Spent, WriteBuffer};
 use crate::turn::Turn;
 use crate::{ConnectionId, ConnectionStats, Error, MessageCodec, Peer, PipeName, sys};
 
-/// The half of a [`PipeConnection`](crate::PipeConnection) that sends.
+/// The sending half of a [`PipeConnection`](crate::PipeConnection).
 ///
-/// Dropping it alone tells the peer nothing: the connection ends when both halves are gone. Use
-/// [`close`](PipeSender::close) to end this direction where the platform can.
+/// Dropping it alone does not notify the peer: the connection ends when both halves are gone. Use
+/// [`close`](PipeSender::close) to end this direction where the platform supports that.
 pub struct PipeSender {
     pub(crate) core: Arc<Core>,
     pub(crate) codec: MessageCodec,
@@ -32,7 +32,7 @@ enum SendState {
     Open,
     /// This direction was ended; the peer may not have read everything yet.
     Ended,
-    /// Everything is with the system; waiting for the peer to read it.
+    /// The system has everything; waiting for the peer to read it.
     Closing(ReusableBoxFuture<'static, io::Result<()>>),
     /// The peer has everything.
     Closed,
@@ -73,33 +73,34 @@ impl PipeSender {
         self.core.peer()
     }
 
-    /// How much has gone through both halves so far.
+    /// How much both halves have transferred so far.
     pub fn stats(&self) -> ConnectionStats {
         self.core.counters.stats()
     }
 
-    /// Whether the connection is of no more use for sending: the peer has closed it, or this end was
-    /// closed, or writing has failed. Asks the system, and takes nothing from what is to be received.
+    /// Whether nothing more can be sent: the peer has closed the connection, this end was closed, or
+    /// writing has failed. Asks the system, and does not consume received messages.
     ///
-    /// Messages that the peer sent before it closed can still be received. A peer that has only ended its
-    /// direction is still there. Under Wine, a peer with messages left to be received counts as there.
+    /// Messages that the peer sent before it closed can still be received. A peer that has only ended
+    /// its direction counts as present. Under Wine, so does a peer whose messages are not all received
+    /// yet.
     pub fn is_closed(&self) -> bool {
         !matches!(self.state, SendState::Open) || !self.core.io.has_peer()
     }
 
-    /// Whether many messages go out in one write. One that the system keeps apart goes by itself.
+    /// Whether one write carries many messages. Where the system preserves boundaries, each has its own.
     #[inline]
     fn gathers(&self) -> bool {
         !self.core.capabilities.keeps_messages()
     }
 
-    /// How many bytes the system does not have yet. Those that it is just taking count as one.
+    /// How many bytes the system does not have yet. A write in flight counts as one byte.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         self.buffer.len() + usize::from(!self.core.io.is_idle())
     }
 
-    /// How many bytes are lost when it gives up now.
+    /// How many bytes are lost if it gives up now.
     pub(crate) fn buffered(&self) -> usize {
         self.buffer.len()
     }
@@ -113,7 +114,7 @@ impl PipeSender {
         if self.unsent() > 0 {
             return Ok(false);
         }
-        // Only fetches the result of the message before.
+        // Only fetches the result of the previous message.
         let drained = self.poll_drain(&mut Context::from_waker(Waker::noop()));
         match drained {
             Poll::Ready(result) => result.map(|()| true),
@@ -137,13 +138,13 @@ impl PipeSender {
         self.core.closed(!failed)
     }
 
-    /// Sends what was fed, and ends this direction when the peer has read everything.
+    /// Sends the fed messages, ends this direction, and waits until the peer has read everything.
     ///
-    /// On Unix the peer sees the end of the stream at once. A Windows pipe has no end for one
-    /// direction: there the peer sees it when the receiver is dropped as well.
+    /// On Unix the peer sees the end of the stream at once. A Windows pipe cannot end one direction:
+    /// there the peer sees the end once the receiver is dropped as well.
     ///
-    /// While there is a receiver, what the peer sends is for it to read. From when it is dropped, or
-    /// has ended with an error, before or meanwhile, what still comes is thrown away, as by
+    /// While there is a receiver, it reads what the peer sends. Once it is dropped or has ended with an
+    /// error, before this call or during it, what still arrives is discarded, as by
     /// [`PipeConnection::close`](crate::PipeConnection::close).
     ///
     /// # Errors
@@ -168,7 +169,7 @@ impl PipeSender {
         poll_fn(|cx| self.poll_drain(cx)).await
     }
 
-    /// The error for a direction that cannot be ended while the other one goes on.
+    /// Fails where this direction cannot end while the other one continues.
     pub(super) fn check_half_closing(&self) -> Result<(), Error> {
         let capabilities = self.core.capabilities;
         match capabilities.keeps_messages() || capabilities.half_closes() {
@@ -179,8 +180,8 @@ impl PipeSender {
         }
     }
 
-    /// Ends this direction, once everything is with the system. An empty message that says so may still
-    /// be on its way then.
+    /// Ends this direction, once the system has everything. An empty message that marks the end may
+    /// still be in flight then.
     pub(super) fn end_direction(&mut self) -> Result<(), Error> {
         self.check_half_closing()?;
         match self.state {
@@ -191,7 +192,7 @@ impl PipeSender {
         match self.gathers() {
             true => self.core.shutdown()?,
             false => {
-                // Fetches the result of the message before, with its buffer.
+                // Fetches the result and the buffer of the previous message.
                 self.has_room()?;
                 self.core.io.start_send(Bytes::new());
             }
@@ -211,7 +212,7 @@ impl PipeSender {
         closed
     }
 
-    /// Takes a message, when there is room for it. What was copied of it is left where it is.
+    /// Takes a message, if there is room for it. Bytes that were copied stay in `message`.
     #[inline]
     pub(crate) fn take(&mut self, message: &mut Bytes) -> Result<(), Error> {
         if !matches!(self.state, SendState::Open) {
@@ -226,18 +227,18 @@ impl PipeSender {
         Ok(())
     }
 
-    /// From now on, payloads that were sent are kept for [`take_spent`](Self::take_spent).
+    /// From now on, keeps sent payloads for [`take_spent`](Self::take_spent).
     pub(crate) fn keep_spent(&mut self) {
         self.buffer.keep_spent();
     }
 
-    /// Keeps what is of no more use for [`take_spent`](Self::take_spent), if that is asked for.
+    /// Keeps what is no longer needed for [`take_spent`](Self::take_spent), if that was asked for.
     pub(super) fn retire(&mut self, payload: Bytes) {
         self.buffer.retire(payload);
     }
 
-    /// Payloads that are of no more use, to be dropped where no lock is held: their bytes may be the
-    /// application's, with code of its own.
+    /// Payloads that are no longer needed. Drop them where no lock is held: their bytes may be the
+    /// application's, with a destructor of its own.
     pub(crate) fn take_spent(&mut self) -> Spent {
         self.buffer.take_spent()
     }
@@ -247,12 +248,12 @@ impl PipeSender {
         self.codec.header(len).map(drop)
     }
 
-    /// Takes back what was taken and is not with the system, without a word.
+    /// Silently discards what was taken but is not with the system.
     pub(crate) fn discard(&mut self) {
         self.buffer.clear();
     }
 
-    /// At the linger deadline. `more_is_lost`: whether something is, beside what is in the buffer.
+    /// Gives up at the linger deadline. `more_is_lost`: whether more than the buffered bytes is lost.
     pub(crate) fn give_up(&mut self, more_is_lost: bool) -> Error {
         let rest_is_lost = more_is_lost || !self.buffer.is_empty();
         self.state = SendState::GivenUp;
@@ -260,7 +261,7 @@ impl PipeSender {
         self.core.closing_timed_out(rest_is_lost)
     }
 
-    /// Closing without its deadline, and without regard for what the peer sends meanwhile.
+    /// Closes without a deadline, and without discarding what the peer sends meanwhile.
     fn poll_close_for_ever(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         ready!(self.poll_end(cx))?;
         if let SendState::Ended = self.state {
@@ -290,7 +291,7 @@ impl PipeSender {
         Poll::Ready(Ok(()))
     }
 
-    /// Closing has come to its end: whether the peer has everything.
+    /// Completes closing: `drained` says whether the peer has everything.
     pub(crate) fn finish(&mut self, drained: io::Result<()>) -> Result<(), Error> {
         if self.has_failed() {
             return Err(self.closed());
@@ -340,7 +341,7 @@ impl PipeSender {
     }
 }
 
-/// Waits until the system has taken what was written last. `buffer` decides where that is dropped.
+/// Waits until the system has taken the last write. `buffer` decides where its bytes are dropped.
 #[inline]
 fn poll_flush(
     io: &sys::Stream,
@@ -384,8 +385,7 @@ impl Sink<Bytes> for PipeSender {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`close`](PipeSender::close), to be called from a `poll` function: it ends at the linger
-    /// deadline as well.
+    /// As [`close`](PipeSender::close), but for `poll` functions. Also ends at the linger deadline.
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         PipeSender::poll_close(self.get_mut(), cx)
     }

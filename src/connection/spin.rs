@@ -1,12 +1,12 @@
-//! Spinning: asking the system again and again for a while before sleeping. Waking a sleeping task costs
-//! more than moving a small message does.
+//! Spinning: polling the system for a while before sleeping. Waking a sleeping task costs more than
+//! transferring a small message.
 
 use std::time::{Duration, Instant};
 
 /// After the n-th failed spin in a row, the next 2ⁿ waits sleep at once, up to this n.
 const MOST_FAILURES: u32 = 10;
 
-/// How often the system is asked before other tasks have their turn.
+/// How many times the system is asked before other tasks get their turn.
 pub(crate) const ATTEMPTS: usize = 16;
 
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Spin {
         }
     }
 
-    /// There is nothing yet. Whether to ask again at once; otherwise the caller sleeps.
+    /// Called when nothing is there yet: whether to ask again at once. Otherwise the caller sleeps.
     pub(crate) fn should_retry(&mut self) -> bool {
         match self.since {
             _ if self.limit.is_zero() => false,
@@ -52,19 +52,19 @@ impl Spin {
         }
     }
 
-    /// An attempt has found nothing.
+    /// Notes that an attempt found nothing.
     pub(crate) fn found_nothing(&mut self) {
         self.waited = true;
     }
 
-    /// There is something: ends the spin.
+    /// Ends the spin, because something is there.
     pub(crate) fn finish(&mut self) {
         match self.since.take() {
             None => {}
             // It was there before the spin, which says nothing about spinning.
             Some(_) if !self.waited => {}
             Some(since) if since.elapsed() < self.limit => self.failures = 0,
-            // It came while other tasks had the processor, perhaps because this one kept it too long.
+            // It came while other tasks had the processor, perhaps because this one held it too long.
             Some(_) => self.failed(),
         }
     }
@@ -94,7 +94,7 @@ mod tests {
                 sleeps += 1;
             }
             sleeps_between_two.push(sleeps);
-            // These find nothing: the limit is over as soon as the clock moves.
+            // These find nothing: the limit has passed as soon as the clock moves.
             while wait.should_retry() {}
         }
         assert_eq!(

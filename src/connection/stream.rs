@@ -21,12 +21,12 @@ use crate::{Error, Peer, PipeName, sys};
 ///
 /// # Ending
 ///
-/// Dropping the stream never blocks and never discards what a completed write has taken: the peer
-/// can still read it. On Windows, a write beyond the pipe's quota goes on in the background and
-/// ends with the process, so [`close`](PipeStream::close) before the process ends.
+/// Dropping the stream never blocks and never discards what a completed write has taken: the peer can
+/// still read it. On Windows, a write beyond the pipe's quota continues in the background and ends with
+/// the process, so call [`close`](PipeStream::close) before the process ends.
 ///
-/// `poll_shutdown` closes the sending direction where there is such a thing: on Unix the peer sees
-/// the end, on Windows it does when the stream is dropped.
+/// `poll_shutdown` closes the sending direction where the system supports that. On Unix the peer sees
+/// the end; on Windows it sees the end when the stream is dropped.
 ///
 /// It belongs to one Tokio runtime, as a [`PipeConnection`](crate::PipeConnection#runtimes) does.
 ///
@@ -36,7 +36,7 @@ use crate::{Error, Peer, PipeName, sys};
 #[derive(Debug)]
 pub struct PipeStream {
     end: Arc<PipeEnd>,
-    /// What a message connection had read already when it was turned back into bytes.
+    /// What a message connection had read ahead when it was turned back into a byte stream.
     read_ahead: BytesMut,
 }
 
@@ -45,7 +45,7 @@ impl PipeStream {
         PipeStream::from_parts(Arc::new(end), BytesMut::new())
     }
 
-    /// Takes `place` among a server's clients, until nothing of the stream lives any more.
+    /// Holds `place` among a server's clients until every part of the stream is dropped.
     pub(crate) fn counted(self, place: Place) -> Self {
         // A stream is accepted once.
         let _ = self.end.place.set(place);
@@ -61,22 +61,22 @@ impl PipeStream {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`] when the system does not tell any more because the peer has left, else
+    /// [`Error::Closed`] when the system can no longer say because the peer has left, otherwise
     /// [`Error::Io`].
     pub fn peer(&self) -> Result<Peer, Error> {
         self.end.peer()
     }
 
-    /// Ends the stream when the peer has read everything that was written.
+    /// Ends the stream, and waits until the peer has read everything that was written.
     ///
-    /// Nothing of it needs to be flushed before. The wait ends at the linger deadline, 5 s unless
-    /// the builder's `linger` says otherwise.
+    /// No flush is needed before. The wait ends at the linger deadline: 5 s, unless the builder's
+    /// `linger` says otherwise.
     ///
     /// | | on Linux | on Windows | elsewhere |
     /// |---|---|---|---|
     /// | `Ok` means that | the peer's end has taken everything | the same, if it was still there when `close` was called | the system has everything and keeps it for the peer |
     ///
-    /// In a sandbox on Linux that refuses SIOCOUTQ it is as elsewhere, and logged once.
+    /// A Linux sandbox that refuses SIOCOUTQ has the meaning of "elsewhere"; this is logged once.
     ///
     /// # Errors
     ///
@@ -107,7 +107,7 @@ impl PipeStream {
         (OwnedReadHalf(self), write)
     }
 
-    /// What the system has of it.
+    /// The system's part of the stream.
     pub(crate) fn io(&self) -> &sys::Stream {
         &self.end.io
     }
@@ -131,7 +131,7 @@ impl AsyncRead for PipeStream {
             return Poll::Ready(Ok(()));
         }
         if !self.read_ahead.is_empty() {
-            // As the system's word does where it is asked: other tasks run now and then.
+            // Reading from the system spends budget. So does this: other tasks get to run.
             ready!(poll_spend(cx));
             let n = self.read_ahead.len().min(buf.remaining());
             buf.put_slice(&self.read_ahead[..n]);
@@ -191,8 +191,9 @@ pub struct OwnedReadHalf(PipeStream);
 
 /// The writing half of a [`PipeStream`].
 ///
-/// Dropping it tells the peer nothing: the stream ends when both halves are gone. Use
-/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) to end this direction where the platform can.
+/// Dropping it does not notify the peer: the stream ends when both halves are gone. Use
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) to end this direction where the platform supports
+/// that.
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     end: Arc<PipeEnd>,
@@ -217,7 +218,7 @@ impl OwnedReadHalf {
     ///
     /// # Errors
     ///
-    /// Gives both back when they are of different streams.
+    /// Gives both back if they belong to different streams.
     pub fn reunite(
         self,
         write: OwnedWriteHalf,

@@ -1,4 +1,4 @@
-//! The clones of a shared sender that wait for its end.
+//! The clones of a shared sender that wait for it to close.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,19 +7,19 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::sync::Notify;
 
-/// Wakes all clones that are closing. The connection has a place for one waker only: any of them puts
-/// this one there. So a clone that is not polled any more holds up no other one.
+/// Wakes all clones that are closing. The connection can hold only one waker, so each closing clone
+/// registers this one. A clone that is no longer polled then holds up no other.
 #[derive(Default)]
 pub(super) struct Closers(Notify);
 
 impl Closers {
-    /// Waits for `future`, a part of closing that several clones may wait for at a time.
+    /// Waits for `future`, a part of closing that several clones may wait for at once.
     pub(super) async fn run<F: Future>(self: &Arc<Self>, future: F) -> F::Output {
         let waker = Waker::from(self.clone());
         let mut future = pin!(future);
         loop {
             let mut woken = pin!(self.0.notified());
-            // From here on none is missed.
+            // From here on, no wake-up is missed.
             woken.as_mut().enable();
             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
             if let Poll::Ready(output) = polled {

@@ -1,4 +1,4 @@
-//! The task that writes what shared senders have taken, and the receiver that does so before it waits.
+//! The task that writes what shared senders have taken, and the receiver, which does so before it waits.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,15 +11,14 @@ use super::Queue;
 use crate::connection::closing::Linger;
 use crate::connection::core::Queued;
 
-/// Writes the batch whenever the senders pause or have filled it. Ends when there is no sender
-/// any more, or nothing more can be written. Without a sender, a peer that does not read has the
-/// linger time.
+/// Writes the batch whenever the senders pause or have filled it. Ends when no sender is left, or when
+/// nothing more can be written. Once no sender is left, the peer has the linger time to read.
 pub(super) async fn flush_when_dirty(flusher: Flusher) {
     let queue = &flusher.0;
     let mut linger = Linger::default();
     loop {
         queue.dirty.notified().await;
-        // While more comes, more goes out in one write.
+        // While more messages come, one write carries more of them.
         let mut seen = 0;
         while queue.with(|it| it.is_growing(&mut seen)) {
             yield_now().await;
@@ -56,11 +55,11 @@ pub(super) async fn flush_when_dirty(flusher: Flusher) {
     }
 }
 
-/// The flusher's hold on the queue.
+/// The flusher's handle to the queue.
 pub(super) struct Flusher(pub(super) Arc<Queue>);
 
 impl Drop for Flusher {
-    /// The flusher goes only when nothing is left to write, or with its runtime.
+    /// The flusher ends only when nothing is left to write, or with its runtime.
     fn drop(&mut self) {
         self.0.with(|state| {
             state.blocked = None;
@@ -76,7 +75,7 @@ impl Queued for Queue {
             if state.unsent() == 0 || state.blocked.is_some() {
                 return false;
             }
-            // The next sender is told of a failure.
+            // The next sender gets the error.
             let mut cx = Context::from_waker(Waker::noop());
             state.poll_flush(&mut cx).is_pending()
         });

@@ -1,4 +1,4 @@
-//! A sender for many tasks, which gathers what they send at about the same time.
+//! A sender for many tasks, which batches what they send at about the same time.
 
 use std::collections::VecDeque;
 mod closers;
@@ -26,15 +26,15 @@ use crate::framing::HEADER;
 use crate::sync::{lock, runtime_ended};
 use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 
-/// A sender that any number of tasks can have a clone of, made by
+/// A sender that any number of tasks can clone, made by
 /// [`PipeSender::into_shared`](crate::PipeSender::into_shared).
 ///
-/// [`send`](Self::send) returns when the message is in the connection's batch, which is bounded:
-/// while the peer does not read, senders wait. A task writes the batch as soon as the senders pause,
-/// and receiving on the same connection writes it before it waits. So a message costs a system call
-/// only when it comes alone. The messages of one task stay in order.
+/// [`send`](Self::send) returns when the message is in the connection's batch, which is bounded: while
+/// the peer does not read, senders wait. A task writes the batch as soon as the senders pause. A
+/// receiver of the same connection writes it before it waits. So a message costs a system call only when
+/// it comes alone. The messages of one task stay in order.
 ///
-/// The first `send` starts that task, in the connection's runtime. The clones can be anywhere: in
+/// The first `send` starts that task, in the connection's runtime. The clones can be used anywhere: in
 /// other runtimes, which may end, or in none.
 ///
 /// [`flush`](Self::flush) waits until the system has what was sent before, [`close`](Self::close) until
@@ -42,9 +42,8 @@ use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 /// the connection's runtime lives. The peer has the linger time to make room for it; then the rest is
 /// lost, and a warning says how many bytes that was.
 ///
-/// A failure to write reaches all clones: from then on each gets
-/// [`Error::Closed`]. When the connection's runtime has ended, each gets
-/// [`Error::Io`].
+/// A failed write affects all clones: from then on each gets [`Error::Closed`]. When the connection's
+/// runtime has ended, each gets [`Error::Io`].
 ///
 /// ```no_run
 /// # async fn doc() -> Result<(), asyncipc::Error> {
@@ -64,12 +63,12 @@ use crate::{ConnectionId, ConnectionStats, Error, Peer, PipeName, PipeSender};
 /// # Ok(()) }
 /// ```
 ///
-/// It is a [`Sink`](futures_sink::Sink) as well. Each clone is one of its own, with a place for one message:
-/// `poll_ready` waits until the batch has room, and from then on the clone can start to send a message,
-/// whatever other clones send meanwhile. So beyond the batch there may be one message for each clone.
+/// Each clone is also a [`Sink`](futures_sink::Sink) of its own, with a place for one message:
+/// `poll_ready` waits until the batch has room. From then on, the clone can start to send a message,
+/// whatever other clones send meanwhile. So beyond the batch, there may be one message per clone.
 pub struct SharedSender {
     senders: Arc<Senders>,
-    /// What this clone does as a sink.
+    /// This clone's state as a sink.
     sink: SinkState,
 }
 
@@ -88,42 +87,42 @@ enum Wait {
     Close,
 }
 
-/// The senders' end of the queue: when the last clone is gone, the queue is told.
+/// The senders' end of the queue. Dropping the last clone notifies the queue.
 struct Senders(Arc<Queue>);
 
 struct Queue {
     state: Mutex<QueueState>,
     core: Arc<Core>,
-    /// The flusher is told here when there is something to write, or no sender any more.
+    /// Notifies the flusher that there is something to write, or that no sender is left.
     dirty: Notify,
-    /// Whoever waits for room, or for what was sent to be written, is told here that some was.
+    /// Notifies those who wait for room, or for a write, that something was written.
     progress: Notify,
     /// Whether there is a flusher, or was one.
     started: AtomicBool,
     /// Whether no sender is left.
     over: AtomicBool,
-    /// Whether nothing more is taken.
+    /// Whether the queue takes no more messages.
     closing: AtomicBool,
     closers: Arc<Closers>,
 }
 
 struct QueueState {
     sender: PipeSender,
-    /// What sinks have sent while the batch was full: it goes out next.
+    /// What sinks sent while the batch was full. It goes out next.
     overflow: VecDeque<Bytes>,
-    /// How many bytes of frames that is.
+    /// The bytes of all frames in `overflow`.
     overflowing: usize,
-    /// How many bytes were taken in all.
+    /// How many bytes were taken in total.
     taken: u64,
-    /// Wakes the flusher, which waits until the system takes more.
+    /// Wakes the flusher while it waits for the system to take more.
     blocked: Option<Waker>,
-    /// Whether the flusher has ended with its runtime: nobody will write any more.
+    /// Whether the flusher has ended with its runtime, so that nobody writes any more.
     orphaned: bool,
 }
 
 impl PipeSender {
-    /// Makes a sender that many tasks can have, and that gathers what they send at about the same
-    /// time into one write.
+    /// Makes a sender that many tasks can share. It gathers what they send at about the same time into
+    /// one write.
     pub fn into_shared(self) -> SharedSender {
         SharedSender::new(self)
     }
@@ -150,7 +149,7 @@ impl SharedSender {
             closing: AtomicBool::new(false),
             closers: Arc::default(),
         });
-        // Nobody else has set it: there is one sender to a connection.
+        // Nobody else has set it: a connection has only one sender.
         let weak: Weak<Queue> = Arc::downgrade(&queue);
         let _ = queue.core.queue.set(weak);
         SharedSender {
@@ -179,40 +178,40 @@ impl SharedSender {
     }
 
     /// Whether nothing more can be sent: the peer has closed the connection, a clone has closed this
-    /// end, writing has failed, or the connection's runtime has ended. Asks the system, and takes nothing
-    /// from what is to be received: see [`PipeConnection::is_closed`](crate::PipeConnection::is_closed).
+    /// end, writing has failed, or the connection's runtime has ended. Asks the system, and does not
+    /// consume received messages: see [`PipeConnection::is_closed`](crate::PipeConnection::is_closed).
     pub fn is_closed(&self) -> bool {
         let queue = self.queue();
         let is_over = |state: &mut QueueState| state.orphaned || state.sender.has_failed();
         queue.closing.load(Relaxed) || queue.with(is_over) || !queue.core.io.has_peer()
     }
 
-    /// How much has gone through both halves so far.
+    /// How much both halves have transferred so far.
     pub fn stats(&self) -> ConnectionStats {
         self.queue().core.counters.stats()
     }
 
-    /// Takes a message for sending, waiting for room while the peer does not read.
+    /// Takes a message for sending. Waits for room while the peer does not read.
     ///
     /// # Errors
     ///
-    /// [`Error::MessageTooLarge`] for a message above the limit, after which sending goes on;
-    /// [`Error::Closed`] when the peer has left, somebody has closed the connection, or writing
-    /// has failed before; [`Error::Io`] when the connection's runtime has ended.
+    /// [`Error::MessageTooLarge`] for a message above the limit, after which sending can continue;
+    /// [`Error::Closed`] when the peer has left, somebody has closed the connection, or an earlier write
+    /// has failed; [`Error::Io`] when the connection's runtime has ended.
     ///
     /// # Cancel safety
     ///
     /// A cancelled `send` has not taken its message.
     pub async fn send(&self, mut message: Bytes) -> Result<(), Error> {
         let queue = self.queue();
-        // However many senders there are, other tasks of the runtime run now and then.
+        // However many senders there are, other tasks of the runtime get to run.
         consume_budget().await;
         if queue.try_push(&mut message, false)? {
             return Ok(());
         }
         loop {
             let mut progress = pin!(queue.progress.notified());
-            // From here on none is missed.
+            // From here on, no wake-up is missed.
             progress.as_mut().enable();
             if queue.try_push(&mut message, false)? {
                 return Ok(());
@@ -225,7 +224,7 @@ impl SharedSender {
     ///
     /// # Errors
     ///
-    /// [`Error::QueueFull`] when there is no room: the message was not taken. Else as
+    /// [`Error::QueueFull`] when there is no room: the message was not taken. Otherwise as for
     /// [`send`](Self::send).
     pub fn try_send(&self, mut message: Bytes) -> Result<(), Error> {
         match self.queue().try_push(&mut message, false)? {
@@ -249,35 +248,35 @@ impl SharedSender {
     }
 
     /// Sends what was taken, and ends this direction for all clones, as
-    /// [`PipeConnection::close_write`](crate::PipeConnection::close_write): the peer can still answer.
-    /// What the others send from now on is [`Error::Closed`]. Does not wait until the peer has read
-    /// anything.
+    /// [`PipeConnection::close_write`](crate::PipeConnection::close_write) does: the peer can still
+    /// answer. From now on, other clones get [`Error::Closed`] when they send. Does not wait for the
+    /// peer to read.
     ///
     /// # Errors
     ///
-    /// [`Error::ModeMismatch`] for a Windows pipe of bytes, which cannot be closed by half; sending goes
-    /// on then. [`Error::Closed`] when writing fails, or has failed, or a clone has closed the connection;
+    /// [`Error::ModeMismatch`] for a Windows byte pipe, which has no half-close; sending can continue
+    /// then. [`Error::Closed`] when writing fails, or has failed, or a clone has closed the connection;
     /// [`Error::Io`] when the connection's runtime has ended before everything was written.
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, no more messages are taken, and those that were taken still go out. Call it again to
-    /// end the direction.
+    /// After cancelling, no more messages are taken, and those already taken still go out. Call it again
+    /// to end the direction.
     pub async fn close_write(&self) -> Result<(), Error> {
         let queue = self.queue();
         queue.with(|it| it.sender.check_half_closing())?;
         let taken = queue.stop_taking();
         queue.written(taken).await?;
         queue.with(|it| it.sender.end_direction())?;
-        // The flusher waits until the system has the message that says so, if there is one.
+        // If an empty message marks the end, the flusher waits until the system has it.
         queue.dirty.notify_one();
         queue.written(taken).await
     }
 
-    /// Sends what was taken, and ends this direction for all clones when the peer has read
-    /// everything. What the others send from now on is [`Error::Closed`].
+    /// Sends what was taken, ends this direction for all clones, and waits until the peer has read
+    /// everything. From now on, other clones get [`Error::Closed`] when they send.
     ///
-    /// Once the receiver is dropped or has ended, what the peer sends meanwhile is thrown away, as by
+    /// Once the receiver is dropped or has ended, what the peer still sends is discarded, as by
     /// [`PipeConnection::close`](crate::PipeConnection::close).
     ///
     /// After the linger deadline, nothing more is sent. The connection keeps its place in the server's
@@ -289,8 +288,8 @@ impl SharedSender {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled, no more messages are taken, and those that were taken still go out. Call it again
-    /// to know when the peer has them.
+    /// After cancelling, no more messages are taken, and those already taken still go out. Call it again
+    /// to learn when the peer has them.
     pub async fn close(&self) -> Result<(), Error> {
         self.queue().close().await
     }
@@ -301,8 +300,8 @@ impl SharedSender {
 }
 
 impl Queue {
-    /// Calls `f` with the state, under the lock. It must not run the application's code, or that of its
-    /// executor, which may come here again.
+    /// Calls `f` with the state, under the lock. `f` must not run code of the application or of its
+    /// executor, which may call this again.
     fn with<T>(&self, f: impl FnOnce(&mut QueueState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = f(&mut state);
@@ -312,13 +311,13 @@ impl Queue {
         result
     }
 
-    /// Takes nothing more. Gives how many bytes were taken in all.
+    /// Takes no more messages. Returns how many bytes were taken in total.
     fn stop_taking(&self) -> u64 {
         let taken = self.with(|it| {
             self.closing.store(true, Relaxed);
             it.taken
         });
-        // Whoever waits for room is told that there will be none.
+        // Those who wait for room learn that there will be none.
         self.progress.notify_waiters();
         taken
     }
@@ -327,7 +326,7 @@ impl Queue {
         let queue = self;
         let taken = queue.stop_taking();
         let closing = async {
-            // By the flusher: nothing is lost when this is cancelled.
+            // The flusher writes it, so cancelling this loses nothing.
             queue.written(taken).await?;
             poll_fn(|cx| queue.with(|it| it.sender.poll_end(cx))).await?;
             if queue.with(|it| it.sender.has_closed()) {
@@ -335,7 +334,7 @@ impl Queue {
             }
             let drained = queue.core.closing.drained(&queue.core.io).await;
             queue.with(|it| match it.sender.has_closed() {
-                // By another clone. What became of the peer after that does not matter.
+                // Another clone has closed. What the peer did after that does not matter.
                 true => Ok(()),
                 false => it.sender.finish(drained),
             })
@@ -345,7 +344,7 @@ impl Queue {
             return closed;
         }
         let (result, flusher) = queue.with(|it| match it.sender.has_closed() {
-            // By another clone, at the last moment.
+            // Another clone has closed at the last moment.
             true => (Ok(()), None),
             // The flusher has nothing to wait for any more.
             false => (Err(it.give_up()), it.blocked.take()),
@@ -369,7 +368,7 @@ impl Queue {
         }
     }
 
-    /// The error for a message that is sent now, if there is one already.
+    /// The error that a message sent now would get, if there is one already.
     fn check_open(&self, state: &QueueState) -> Result<(), Error> {
         if state.sender.has_failed() {
             return Err(state.sender.closed());
@@ -392,11 +391,11 @@ impl Queue {
 
     /// Waits until there is room for a message.
     async fn room(self: &Arc<Self>) -> Result<(), Error> {
-        // What was fed before may fill the batch, and nobody may have sent anything yet.
+        // What was fed before may fill the batch before any `send` has started the flusher.
         self.start();
         loop {
             let mut progress = pin!(self.progress.notified());
-            // From here on none is missed.
+            // From here on, no wake-up is missed.
             progress.as_mut().enable();
             if self.has_room()? {
                 return Ok(());
@@ -435,7 +434,7 @@ impl Queue {
     async fn written(self: &Arc<Self>, taken: u64) -> Result<(), Error> {
         loop {
             let mut progress = pin!(self.progress.notified());
-            // From here on none is missed.
+            // From here on, no wake-up is missed.
             progress.as_mut().enable();
             let is_written = self.with(|state| {
                 if state.sender.has_failed() {
@@ -455,8 +454,8 @@ impl Queue {
         }
     }
 
-    /// Starts the flusher if there was none. Not under the lock: a runtime that has ended drops it
-    /// at once.
+    /// Starts the flusher if there was none. Not to be called under the lock: a runtime that has ended
+    /// drops the flusher at once.
     fn start(self: &Arc<Self>) {
         if !self.started.load(Relaxed) && !self.started.swap(true, Relaxed) {
             self.dirty.notify_one();
@@ -465,14 +464,14 @@ impl Queue {
         }
     }
 
-    /// Gives up what was taken, because nobody is left to be told.
+    /// Gives up what was taken. No sender is left to get the error.
     fn abandon(&self) -> Error {
         let (bytes, error) = self.with(|state| {
             state.blocked = None;
             let bytes = state.sender.buffered() + state.overflowing;
             (bytes, state.give_up())
         });
-        // A write that the system has already goes on.
+        // A write that the system already has continues.
         if bytes > 0 {
             let (id, pipe, waited) = (self.core.id.get(), &self.core.name, self.core.linger);
             tracing::warn!(
@@ -513,21 +512,21 @@ impl QueueState {
             };
             self.overflowing -= HEADER + message.len();
             let taken = self.sender.take(&mut message);
-            // Its bytes may be the application's: they are not dropped here, under the lock.
+            // Its bytes may be the application's, so they are not dropped here, under the lock.
             self.sender.retire(message);
             taken?;
         }
     }
 
-    /// At the linger deadline.
+    /// Gives up at the linger deadline.
     fn give_up(&mut self) -> Error {
         self.sender.give_up(!self.overflow.is_empty())
     }
 
-    /// Whether more has come since the last time, and even more can.
+    /// Whether more was taken since the last call, and there is room for even more.
     fn is_growing(&mut self, seen: &mut usize) -> bool {
         let before = std::mem::replace(seen, self.unsent());
-        // An error is for the next sender.
+        // The next sender gets the error.
         *seen > before && self.has_room().unwrap_or(false)
     }
 }
@@ -535,7 +534,7 @@ impl QueueState {
 impl Drop for Senders {
     fn drop(&mut self) {
         self.0.over.store(true, Relaxed);
-        // Wherever it waits.
+        // Wakes the flusher wherever it waits.
         self.0.dirty.notify_one();
         if let Some(flusher) = self.0.with(|it| it.blocked.take()) {
             flusher.wake();

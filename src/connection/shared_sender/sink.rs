@@ -36,11 +36,11 @@ impl SharedSender {
 impl Sink<Bytes> for SharedSender {
     type Error = Error;
 
-    /// Waits for room, and keeps a place for this clone's next message.
+    /// Waits for room, and reserves a place for this clone's next message.
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
         if !this.sink.has_place {
-            // However many senders there are, other tasks of the runtime run now and then.
+            // However many senders there are, other tasks of the runtime get to run.
             ready!(poll_spend(cx));
             if !this.queue().has_room()? {
                 ready!(this.poll_waiting(Wait::Room, cx))?;
@@ -50,11 +50,11 @@ impl Sink<Bytes> for SharedSender {
         Poll::Ready(Ok(()))
     }
 
-    /// As [`send`](SharedSender::send), in the place that `poll_ready` has kept. Without one it is
+    /// As [`send`](SharedSender::send), in the place that `poll_ready` reserved. Without one, as
     /// [`try_send`](SharedSender::try_send).
     fn start_send(self: Pin<&mut Self>, mut message: Bytes) -> Result<(), Error> {
         let this = self.get_mut();
-        // A flush that has begun does not wait for this one.
+        // A flush that began earlier does not wait for this message.
         this.sink.waiting = None;
         let has_place = std::mem::take(&mut this.sink.has_place);
         match this.queue().try_push(&mut message, has_place)? {
