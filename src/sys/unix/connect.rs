@@ -23,7 +23,7 @@ impl ConnectOptions {
     }
 }
 
-/// Asks once for a connection, and does not wait.
+/// Tries once to connect, and does not wait.
 pub(crate) async fn connect(
     address: Address<'_>,
     _: &ConnectOptions,
@@ -40,7 +40,7 @@ pub(crate) async fn connect(
     Stream::new(socket, None).map_err(failed)
 }
 
-/// No event tells that a backlog has room again.
+/// No event says that a backlog has room again.
 pub(crate) async fn wait_until_free(
     _: Address<'_>,
     _: &ConnectOptions,
@@ -49,7 +49,7 @@ pub(crate) async fn wait_until_free(
     Waited::Unsupported
 }
 
-/// Connects a socket that does not block.
+/// Connects a non-blocking socket.
 pub(super) fn open(path: &Path) -> io::Result<Socket> {
     let socket = socket::new()?;
     socket.connect(&SockAddr::unix(path)?)?;
@@ -79,8 +79,8 @@ pub(super) fn is_busy(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// What is in the place of a socket, when that is why connecting failed: Linux says ECONNREFUSED, as
-/// if nobody listened, or EACCES; others say ENOTSOCK.
+/// What is there instead of a socket, when that is why connecting failed: Linux says ECONNREFUSED, as if
+/// nobody listened, or EACCES; others say ENOTSOCK.
 fn not_a_socket(path: &Path, error: &io::Error) -> Option<&'static str> {
     if error.kind() == io::ErrorKind::NotFound || is_busy(error) {
         return None;

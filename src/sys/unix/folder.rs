@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use super::mode;
 use super::user::{self, uid};
 
-/// The folder's path: below `$XDG_RUNTIME_DIR` when that is the user's own, else below the
-/// temporary folder, with the user in its name.
+/// The folder's path: below `$XDG_RUNTIME_DIR` if the user owns that, otherwise below the temporary
+/// folder, with the user in its name.
 ///
-/// The variable often survives a change of user (`su`, `sudo`), hence the look at the owner.
+/// The variable often survives a change of user (`su`, `sudo`), so its owner is checked.
 pub(super) fn path() -> PathBuf {
     runtime().unwrap_or_else(temporary)
 }
 
-/// The one below the temporary folder, whatever the runtime folder is.
+/// The path below the temporary folder, whatever the runtime folder is.
 pub(super) fn temporary() -> PathBuf {
     in_temporary(std::env::temp_dir())
 }
@@ -36,14 +36,14 @@ fn runtime() -> Option<PathBuf> {
 }
 
 fn in_temporary(folder: PathBuf) -> PathBuf {
-    // A relative one would depend on where each process happens to be.
+    // A relative path would depend on the directory in which each process runs.
     let absolute = Some(folder).filter(|it| it.is_absolute());
     absolute
         .unwrap_or("/tmp".into())
         .join(format!("asyncipc-{}", uid()))
 }
 
-/// Whether it is a folder and belongs to the user. For most, the metadata are enough to tell.
+/// Whether it is a folder that belongs to the user. For most users, the metadata are enough.
 fn is_own_folder(folder: &Path) -> bool {
     let is_owned = || open(folder, 0).and_then(|it| user::owns(&it));
     fs::metadata(folder).is_ok_and(|found| {
@@ -67,7 +67,7 @@ pub(super) fn prepare(folder: &Path) -> io::Result<()> {
             if !found.is_dir() || found.uid() != uid() || found.mode() & 0o700 == 0o700 {
                 return Err(e);
             }
-            // A umask has kept its owner out as well.
+            // A umask has locked out the owner as well.
             mode::set(folder, &found, 0o700)?;
             open_own(folder)?
         }
@@ -98,11 +98,11 @@ pub(super) fn check(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the folder, refusing one that somebody else could have put there: whoever owns the
-/// folder decides who answers in it.
+/// Opens the folder. Refuses one that somebody else could have put there: whoever owns the folder
+/// decides who answers in it.
 fn open_own(folder: &Path) -> io::Result<File> {
     let opened = open(folder, libc::O_NOFOLLOW).map_err(|e| match e.raw_os_error() {
-        // What O_DIRECTORY and O_NOFOLLOW say.
+        // The errors of O_DIRECTORY and O_NOFOLLOW.
         Some(libc::ENOTDIR | libc::ELOOP) => io::Error::new(
             io::ErrorKind::PermissionDenied,
             format!("{} is a link, or no folder", folder.display()),

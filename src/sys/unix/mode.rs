@@ -1,8 +1,8 @@
-//! The mode of a file that is known by its path, set without following a link.
+//! Sets the mode of a file that is known by its path, without following a link.
 //!
-//! No one call does this everywhere: which ones there are depends on the system, the C library, on
-//! whether /proc is mounted, and on what a sandbox lets through. So each way is tried, and the file is
-//! looked at afterwards.
+//! No single call does this everywhere: which ones exist depends on the system, the C library, whether
+//! /proc is mounted, and what a sandbox lets through. So each way is tried, and the file is checked
+//! afterwards.
 
 use std::ffi::CString;
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -16,10 +16,10 @@ use std::path::Path;
 
 use super::user;
 
-/// The bits that say who may do what.
+/// The permission bits.
 const ACCESS: u32 = 0o777;
 
-/// With those for which the system has rules of its own.
+/// The permission bits, and those for which the system has rules of its own.
 const ALL: u32 = 0o7777;
 
 /// Which file it is: device and inode.
@@ -27,12 +27,12 @@ pub(super) fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Lets a socket's file be born with `mode`, less the umask, where the system takes the mode of the
-/// file from that of the socket (`unix_bind_bsd` in Linux). Otherwise nothing comes of it.
+/// Creates a socket's file with `mode`, less the umask, where the system takes the mode of the file from
+/// that of the socket (`unix_bind_bsd` in Linux). Elsewhere it has no effect.
 pub(super) fn at_birth(socket: &impl AsRawFd, mode: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    // SAFETY: the descriptor is open while borrowed. An error leaves the mode as it is, which is
-    // looked at once there is a file.
+    // SAFETY: the descriptor is open while borrowed. An error leaves the mode as it is, and the mode is
+    // checked once there is a file.
     unsafe {
         libc::fchmod(socket.as_raw_fd(), mode as libc::mode_t);
     }
@@ -42,7 +42,7 @@ pub(super) fn at_birth(socket: &impl AsRawFd, mode: u32) {
 
 /// Gives `mode` to the file that was `found` at `path`.
 ///
-/// An error names each way that was tried, and what came of it.
+/// An error names each way that was tried, and its result.
 pub(super) fn set(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     let mode = mode & ALL;
     if found.mode() & ALL == mode {
@@ -55,7 +55,7 @@ pub(super) fn set(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
             let now = fs::symlink_metadata(path)?.mode() & ALL;
             match now & ACCESS == mode & ACCESS {
                 true => Ok(()),
-                // A filter can have a call do nothing and succeed; some file systems have one mode.
+                // A filter can make a call succeed and do nothing; some file systems have only one mode.
                 false => Err(io::Error::other(format!("the mode stays {now:04o}"))),
             }
         });
@@ -80,8 +80,8 @@ pub(super) fn set(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
 
 type Way = fn(&Path, &Metadata, u32) -> io::Result<()>;
 
-/// First the way that depends least on its surroundings. After any error the next one is tried, because
-/// a sandbox's filter may answer with any error.
+/// The way that depends least on the environment comes first. After any error the next one is tried,
+/// because a sandbox's filter may answer with any error.
 const WAYS: &[(&str, Way)] = &[
     #[cfg(target_os = "linux")]
     ("fchmodat2", by_descriptor),
@@ -91,7 +91,7 @@ const WAYS: &[(&str, Way)] = &[
     ("chmod", by_name),
 ];
 
-/// Opens the file for its identity alone, which takes no permission on it (O_PATH, open(2)).
+/// Opens the file for its identity alone, which needs no permission on it (O_PATH, open(2)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn open(path: &Path, found: &Metadata) -> io::Result<File> {
     let file = OpenOptions::new()
@@ -104,7 +104,7 @@ fn open(path: &Path, found: &Metadata) -> io::Result<File> {
     }
 }
 
-/// The number of fchmodat2(2), where it is the one that every call since Linux 5.1 has everywhere.
+/// The number of fchmodat2(2), if calls since Linux 5.1 have their usual number here.
 #[cfg(target_os = "linux")]
 const FCHMODAT2: Option<libc::c_long> = match cfg!(any(
     target_arch = "mips",
@@ -117,8 +117,8 @@ const FCHMODAT2: Option<libc::c_long> = match cfg!(any(
     false => Some(452),
 };
 
-/// From Linux 6.6 on, whatever the C library is. Not on Android, which ends a program for a call that
-/// its filter does not know.
+/// Since Linux 6.6, with any C library. Not on Android, which kills a program for a call that its filter
+/// does not know.
 #[cfg(target_os = "linux")]
 fn by_descriptor(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     let Some(call) = FCHMODAT2 else {
@@ -132,8 +132,8 @@ fn by_descriptor(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     done(unsafe { libc::syscall(call, fd, empty, mode, flags) } as libc::c_int)
 }
 
-/// As every system but Linux has it. There it is the C library's: from glibc 2.32 on and in musl by
-/// fchmodat2 or in /proc, before that an error.
+/// Every system but Linux has this call. On Linux, the C library makes it: glibc since 2.32 and musl use
+/// fchmodat2 or /proc, and older glibc returns an error.
 fn by_flag(path: &Path, _: &Metadata, mode: u32) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let (mode, flags) = (mode as libc::mode_t, libc::AT_SYMLINK_NOFOLLOW);
@@ -150,7 +150,7 @@ fn by_proc(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     fs::set_permissions(name, fs::Permissions::from_mode(mode))
 }
 
-/// Follows links, so it is for folders in which nobody else can put one in the file's place.
+/// Follows links, so it is only for folders in which nobody else can replace the file by one.
 fn by_name(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -168,14 +168,14 @@ fn by_name(path: &Path, found: &Metadata, mode: u32) -> io::Result<()> {
         return Err(io::Error::other("another file has taken its place"));
     }
     let name = CString::new(name.as_bytes())?;
-    // In the folder that was looked at, even if another one has its name now.
+    // In the folder that was checked, even if another one has its name now.
     let (fd, mode) = (opened.as_raw_fd(), mode as libc::mode_t);
     // SAFETY: the descriptor is open while borrowed, and the name ends with NUL.
     done(unsafe { libc::fchmodat(fd, name.as_ptr(), mode, 0) })
 }
 
-/// Whether nobody else can remove or replace a file of ours in the folder: others cannot write to it,
-/// or it is one that lets each remove only what is theirs (S_ISVTX, inode(7)).
+/// Whether nobody else can remove or replace a file of ours in the folder: others cannot write to it, or
+/// it lets all users remove only their own files (S_ISVTX, inode(7)).
 pub(super) fn keeps_what_is_ours(folder: &Metadata) -> bool {
     let (owner, mode) = (folder.uid(), folder.mode());
     (user::is_own(folder) || owner == 0) && (mode & 0o022 == 0 || mode & 0o1000 != 0)

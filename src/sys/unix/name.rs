@@ -1,8 +1,8 @@
 //! Names are paths of socket files.
 //!
-//! The system takes any bytes but NUL, and as many as its `sockaddr_un` has room for with a NUL at
-//! the end: 107 on Linux, 103 on macOS and the BSDs. Linux also takes one without the NUL
-//! (unix(7)), which other programs cannot be relied on to write.
+//! The system takes any bytes but NUL, as many as fit into its `sockaddr_un` with a NUL at the end: 107
+//! on Linux, 103 on macOS and the BSDs. Linux also takes a path without the NUL (unix(7)), but not all
+//! other programs write one.
 
 use std::ffi::OsStr;
 use std::os::unix::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{connect, folder};
 use crate::sys::Address;
 
-/// The path, when `name` is a full one; which rule it breaks, when it can be no name here.
+/// The path, if `name` is a full one; the rule that it breaks, if it cannot be a name here.
 pub(crate) fn full_path(name: &OsStr) -> Option<Result<PathBuf, &'static str>> {
     let bytes = name.as_encoded_bytes();
     if bytes.starts_with(br"\\") {
@@ -41,7 +41,7 @@ pub(crate) fn resolve(logical: &str) -> PathBuf {
     folder::path().join(format!("{logical}.sock"))
 }
 
-/// Where a server of this logical name listens that was started with another environment.
+/// Where a server of this logical name listens if it was started with another environment.
 pub(crate) fn elsewhere(address: Address<'_>) -> Option<PathBuf> {
     let (here, file) = (address.path.parent()?, address.path.file_name()?);
     if !address.is_logical {

@@ -15,8 +15,8 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
         gid: 0,
     };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the descriptor is open while borrowed; the system writes at most `len` bytes of plain
-    // integers to what is as long.
+    // SAFETY: the descriptor is open while borrowed; the system writes at most `len` bytes, and `found`
+    // is plain integers of that length.
     let result = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -32,7 +32,7 @@ pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     }
 }
 
-/// The user as it was then (getpeereid(3)); Apple's systems know the process as well.
+/// The user as it was then (getpeereid(3)); Apple's systems also know the process.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Credentials> {
     let (mut user, mut group) = (0, 0);
@@ -65,7 +65,7 @@ fn process(_: BorrowedFd<'_>) -> Option<libc::pid_t> {
     None
 }
 
-/// Nothing is known of the peer where a sandbox refuses the question.
+/// Where a sandbox refuses the question, nothing is known about the peer.
 fn unknown(error: io::Error) -> io::Result<Credentials> {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ENOPROTOOPT) => {

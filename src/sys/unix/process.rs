@@ -1,18 +1,18 @@
-//! Which process this is, told apart from those that are forked from it.
+//! Which process this is, as distinct from those that are forked from it.
 
 use std::process;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A process. Its number alone does not tell it: a child in a namespace of its own can have its
-/// parent's (pid_namespaces(7)), and a later one that of an ancestor which has ended. The count of forks
-/// alone does not either, since a child that is made by the bare system call is not counted.
+/// A process. Its number alone does not identify it: a child in its own namespace can have its parent's
+/// number (pid_namespaces(7)), and a later process that of an ancestor which has ended. Nor does the
+/// count of forks alone: a child made by the bare system call is not counted.
 ///
 /// `capi/src/sys.rs` repeats this, because it is not public. Change both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     id: u32,
-    /// How many forks have led here since the first of these was made.
+    /// How many forks have led here since the first `Process` was made.
     forks: u64,
 }
 
@@ -39,9 +39,9 @@ fn forks() -> u64 {
     }
 
     COUNTING.call_once(|| {
-        // SAFETY: the handler does what a signal handler may do. It is not called without its code:
-        // systems forget it with the library that it is in, or do not unload one that has thread-local
-        // values. When there is no memory for it, the process has only its number.
+        // SAFETY: the handler does only what a signal handler may do. It is never called after its code
+        // is gone: systems remove it along with its library, or do not unload a library that has
+        // thread-local values. If there is no memory for it, the process has only its number.
         unsafe { pthread_atfork(None, None, Some(forked)) };
     });
     FORKS.load(Relaxed)

@@ -1,10 +1,10 @@
-//! Sockets that do not block, watched by tokio.
+//! Non-blocking sockets, watched by tokio.
 //!
-//! A socket that is watched for writing wakes its process each time that the peer has read
-//! something: one of two wake-ups of a round trip, and for nothing, unless a write waits. Where
-//! processors have nothing to do it does no harm: whoever is woken by it is awake already when the
-//! answer comes. So the first few connections of a process are watched for both directions, and
-//! further ones for reading only, until a write has to wait.
+//! Watching a socket for writing wakes its process each time the peer has read something. That is one of
+//! two wake-ups of a round trip, and useless unless a write waits. On idle processors it does no harm:
+//! the process that it wakes is already awake when the answer comes. So the first few connections of a
+//! process are watched for both directions, and further ones only for reading, until a write has to
+//! wait.
 
 use std::io::{self, IoSlice};
 use std::mem::ManuallyDrop;
@@ -24,8 +24,8 @@ use super::process::Process;
 use crate::sync::{Deadline, lock};
 use crate::turn::poll_spend;
 
-/// How many connections for each processor are watched for both directions. On a machine with one
-/// processor, none: there the process that is waited for cannot run while the waiting one is awake.
+/// How many connections per processor are watched for both directions. On a machine with one processor,
+/// none: there the peer cannot run while the process that waits for it is awake.
 const BOTH_WAYS: usize = 2;
 
 /// A second descriptor, made because a write had to wait, is kept for this many writes.
@@ -37,14 +37,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// How many pieces a write may have (IOV_MAX).
 const PIECES: usize = 1024;
 
-/// A program that is not in Rust may die of SIGPIPE otherwise. Apple's systems have an option in
-/// its place, which socket2 sets.
+/// Without this, SIGPIPE may kill a program that is not in Rust. Apple's systems have an option instead,
+/// which socket2 sets.
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: libc::c_int = libc::MSG_NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const NO_SIGNAL: libc::c_int = 0;
 
-/// A socket to listen or connect with.
+/// A socket for listening or connecting.
 pub(super) fn new() -> io::Result<Socket> {
     // In one call where the system can.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -60,8 +60,8 @@ fn accept(listening: &Socket) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let socket = match listening.accept4(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) {
         Ok((socket, _)) => return Ok(socket),
-        // A sandbox may know the older call alone. Its socket is for a moment one that a program
-        // which is just being started inherits.
+        // A sandbox may allow only the older call. For a moment, a program that is just being started
+        // can inherit its socket.
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {
             let (socket, _) = listening.accept_raw()?;
             socket.set_cloexec(true)?;
@@ -75,10 +75,10 @@ fn accept(listening: &Socket) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A descriptor that the runtime watches, for the process in which it began.
+/// A descriptor that the runtime watches, for the process that made it.
 ///
-/// One that was forked from it shares the reactor. Dropping its copy must not tell the reactor, which
-/// would not watch for the first one any more (epoll_ctl(2)), but only close the descriptor.
+/// A process forked from that one shares the reactor. Dropping its copy must only close the descriptor
+/// and not tell the reactor, which would stop watching for the first process (epoll_ctl(2)).
 #[derive(Debug)]
 struct Watched<T: AsRawFd> {
     io: ManuallyDrop<AsyncFd<T>>,
@@ -119,7 +119,7 @@ impl<T: AsRawFd> Drop for Watched<T> {
     }
 }
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listening(Watched<Socket>);
 
@@ -135,9 +135,9 @@ impl Listening {
         poll_try(&self.0, Interest::READABLE, cx, || accept(self.0.get_ref()))
     }
 
-    /// For a listener that cannot accept at the moment: an error once the reactor is gone, and a wake-up
-    /// when it goes. Asks for readiness to write, which a listening socket never has: readiness to read
-    /// would be there while clients wait, and no wake-up would come.
+    /// For a listener that cannot accept at the moment: fails once the reactor is gone, and wakes the
+    /// task when it goes. Asks for write readiness, which a listening socket never has. While clients
+    /// wait, there is read readiness, and no wake-up would come.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.0.poll_write_ready(cx) {
             Poll::Ready(Err(error)) => Err(error),
@@ -145,8 +145,7 @@ impl Listening {
         }
     }
 
-    /// From now on, those who connect are refused; where the system cannot do that, when this is
-    /// dropped.
+    /// From now on, the system refuses new connections; where it cannot do that, once this is dropped.
     #[cfg(feature = "endpoint")]
     pub(super) fn refuse(&self) {
         if self.0.is_ours() {
@@ -154,22 +153,22 @@ impl Listening {
         }
     }
 
-    /// Accepts who is there, whatever the reactor knows of it.
+    /// Accepts a waiting client, whatever the reactor knows about it.
     #[cfg(feature = "endpoint")]
     pub(super) fn accept_now(&self) -> io::Result<Socket> {
         accept(self.0.get_ref())
     }
 }
 
-/// A socket that is connected.
+/// A connected socket.
 #[derive(Debug)]
 pub(super) struct Connected {
     io: Watched<Socket>,
-    /// The runtime in which it was made. It watches every descriptor of the connection, whoever polls: the
-    /// runtime of the task that polls may end sooner, or not be tokio's.
+    /// The runtime in which it was made. It watches every descriptor of the connection, whoever polls:
+    /// the polling task's runtime may end sooner, or not be tokio's.
     runtime: Handle,
     both_ways: bool,
-    /// Once a write has had to wait.
+    /// Set once a write has had to wait.
     full: Mutex<Option<Full>>,
     _counted: Counted,
 }
@@ -177,12 +176,12 @@ pub(super) struct Connected {
 /// How a write waits for room.
 #[derive(Debug)]
 enum Full {
-    /// By what the socket is watched with anyway.
+    /// On the descriptor that is watched anyway.
     Watched,
-    /// By the same socket again, since a descriptor can be watched in one way only. It is made
-    /// anew after some writes, if it is still needed then.
+    /// On a second descriptor of the socket, since one can be watched in one way only. A new one is made
+    /// after some writes, if it is still needed then.
     Twin { io: Watched<OwnedFd>, writes: u32 },
-    /// By trying again: no descriptor is left for that.
+    /// By trying again: no descriptor is left for a twin.
     Later(Deadline),
 }
 
@@ -214,18 +213,18 @@ impl Connected {
         self.io.poll_read_ready(cx).map_ok(drop)
     }
 
-    /// Reads if there may be something. When `read` would block, there is nothing any more.
+    /// Reads if there may be something. If `read` would block, nothing is left.
     pub(super) fn try_read<T>(&self, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         self.io.try_io(Interest::READABLE, |_| read())
     }
 
-    /// Once a write has to wait, it is an error that the runtime has ended which would wake it.
+    /// A write that has to wait fails if the runtime that would wake it has ended.
     pub(super) fn poll_write_vectored(
         &self,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // However fast the peer is, other tasks of the runtime run now and then.
+        // However fast the peer is, other tasks of the runtime get to run.
         ready!(poll_spend(cx));
         let mut full = lock(&self.full);
         if full.is_none() {
@@ -272,9 +271,9 @@ impl Connected {
         let _entered = self.runtime.enter();
         match Watched::new(twin, Interest::WRITABLE) {
             Ok(io) => Ok(Full::Twin { io, writes: 0 }),
-            // The system can watch no more of them.
+            // The system can watch no more descriptors.
             Err(e) if e.raw_os_error().is_some() => Ok(later()),
-            // No error of the system's: the runtime has ended.
+            // Not an error of the system: the runtime has ended.
             Err(e) => Err(e),
         }
     }
@@ -289,7 +288,7 @@ impl Connected {
         cx: &mut Context<'_>,
         f: impl Fn() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        // Watched for reading only, it tells here nothing but the end of the runtime or the peer.
+        // Watched for reading only, it reports only the end of the runtime or of the peer here.
         if let Poll::Ready(Err(e)) = self.io.poll_write_ready(cx) {
             return Poll::Ready(Err(e));
         }

@@ -19,8 +19,8 @@ use crate::buffers::{BLOCK, Block};
 use crate::sync::Deadline;
 use crate::sys::{Credentials, Flushed, Received};
 
-/// More than a socket holds, unless the system was told otherwise: a peer that goes on sending does
-/// not keep this end.
+/// More than a socket holds, unless the system was told otherwise: a peer that keeps sending cannot hold
+/// up this end.
 const MOST_HELD: usize = 1 << 20;
 
 /// What a stream can do: the same for every socket.
@@ -28,7 +28,7 @@ const MOST_HELD: usize = 1 << 20;
 pub(crate) struct Capabilities;
 
 impl Capabilities {
-    /// Whether the system keeps messages apart.
+    /// Whether the system preserves message boundaries.
     pub(crate) const fn keeps_messages(self) -> bool {
         false
     }
@@ -43,7 +43,7 @@ impl Capabilities {
         true
     }
 
-    /// Whether [`Stream::shutdown`] tells the peer.
+    /// Whether [`Stream::shutdown`] notifies the peer.
     pub(crate) const fn half_closes(self) -> bool {
         true
     }
@@ -52,18 +52,18 @@ impl Capabilities {
 #[derive(Debug)]
 pub(crate) struct Stream {
     io: Connected,
-    /// Set when the peer closed its end with bytes of ours unread, which the system tells once.
+    /// Set when the peer closed its end with bytes of ours unread, which the system reports once.
     reset: AtomicBool,
-    /// Whether nothing more is taken out of the socket, unless it has to be.
+    /// Whether this end reads no more from the socket, unless it has to.
     refused: AtomicBool,
     /// Who is at the other end, where the system's own answer would be wrong.
     peer: Option<Box<Credentials>>,
-    /// The place among the server's connections, free again when this is dropped.
+    /// The place among the server's connections, freed when this is dropped.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Stream {
-    /// From a socket that is connected and does not block.
+    /// From a connected, non-blocking socket.
     pub(super) fn new(socket: Socket, slot: Option<OwnedSemaphorePermit>) -> io::Result<Self> {
         Ok(Stream {
             io: Connected::new(socket)?,
@@ -74,7 +74,7 @@ impl Stream {
         })
     }
 
-    /// Says who is at the other end.
+    /// Sets who is at the other end.
     #[cfg(feature = "worker")]
     pub(super) fn with_peer(mut self, peer: Credentials) -> Self {
         self.peer = Some(Box::new(peer));
@@ -85,7 +85,7 @@ impl Stream {
         Capabilities
     }
 
-    /// In which it was made: its tasks and timers are that one's, whoever polls.
+    /// The runtime in which it was made. It runs the stream's tasks and timers, whoever polls.
     pub(crate) fn runtime(&self) -> &Handle {
         self.io.runtime()
     }
@@ -96,9 +96,8 @@ impl Stream {
 
     /// Reads what is there; `Ok(0)` is the end, or a `buf` without room.
     pub(crate) fn try_read(&self, buf: &mut impl BufMut) -> io::Result<usize> {
-        // A short read does not prove that there is no more: it also ends behind descriptors that the
-        // peer has passed (unix(7), SCM_RIGHTS) and in front of urgent data (MSG_OOB). Only EAGAIN
-        // proves it.
+        // A short read does not prove that nothing is left: a read also ends after descriptors that the
+        // peer has passed (unix(7), SCM_RIGHTS) and before urgent data (MSG_OOB). Only EAGAIN proves it.
         self.io.try_read(|| self.recv(buf))
     }
 
@@ -118,7 +117,7 @@ impl Stream {
                 Ok(read)
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {
-                // Everything the peer sent has been read before this comes: it is its end.
+                // This comes after everything that the peer sent has been read: it is the end.
                 self.reset.store(true, Ordering::Relaxed);
                 Ok(0)
             }
@@ -145,7 +144,7 @@ impl Stream {
         Poll::Ready(result)
     }
 
-    /// The system has taken whatever was written.
+    /// Always ready: the system has taken whatever was written.
     #[inline]
     pub(crate) fn poll_flush(&self, _: &mut Context<'_>) -> Poll<Flushed> {
         Poll::Ready((Ok(()), None))
@@ -169,13 +168,13 @@ impl Stream {
     /// Tells the peer that nothing more will come.
     pub(crate) fn shutdown(&self) -> io::Result<()> {
         match SockRef::from(&self.io).shutdown(std::net::Shutdown::Write) {
-            // The peer is gone already: whether it has read everything is `drained`'s question.
+            // The peer is already gone. `drained` finds out whether it has read everything.
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
             result => result,
         }
     }
 
-    /// Waits until the peer has read everything that was written; an error when it never will.
+    /// Waits until the peer has read everything that was written. Fails when it never will.
     ///
     /// There is no event for this, so the system is polled, at growing intervals.
     pub(crate) async fn drained(&self) -> io::Result<()> {
@@ -191,7 +190,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Notes that nothing more is taken out of the socket, unless it has to be.
+    /// From now on, this end reads no more from the socket, unless it has to.
     pub(crate) fn refuse(&self) {
         self.refused.store(true, Ordering::Relaxed);
     }
@@ -200,13 +199,13 @@ impl Stream {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Whether the system was asked what the peer has read: at once, each time.
+    /// Whether the system was asked what the peer has read. Here it is asked at once, each time.
     pub(crate) fn was_asked(&self) -> bool {
         true
     }
 
-    /// Throws away what has come and nobody has read: closing with it unread would tell the peer
-    /// that it was lost (ECONNRESET), and take its own close for failed.
+    /// Discards what has arrived and nobody has read. If it stayed unread, closing would tell the peer
+    /// that it was lost (ECONNRESET), and the peer's own close would fail.
     pub(crate) async fn take_rest(&self) {
         let mut scratch = Block::default();
         for _ in 0..MOST_HELD / BLOCK {
@@ -218,14 +217,14 @@ impl Stream {
         }
     }
 
-    /// Whether the peer is there: it has not closed its end, though it may have ended its direction.
+    /// Whether the peer has not closed its end. It may have ended its direction.
     pub(crate) fn has_peer(&self) -> bool {
         let mut polled = libc::pollfd {
             fd: self.io.as_fd().as_raw_fd(),
             events: 0,
             revents: 0,
         };
-        // SAFETY: one structure is there, of a descriptor that is open while `self` is borrowed. Does
+        // SAFETY: `polled` is one structure, and its descriptor is open while `self` is borrowed. Does
         // not wait.
         let answers = unsafe { libc::poll(&mut polled, 1, 0) };
         // POLLHUP: both directions have ended (poll(2)).
@@ -253,13 +252,14 @@ fn has_error(io: &Connected) -> bool {
         Ok(error) => return error.is_some(),
         Err(error) => error,
     };
-    // The socket is open, so it is a sandbox that refuses to tell. Waiting for it tells as well (poll(2)).
+    // The socket is open, so a sandbox refuses to say. Waiting for the socket says it as well (poll(2)).
     let mut polled = libc::pollfd {
         fd: io.as_fd().as_raw_fd(),
         events: 0,
         revents: 0,
     };
-    // SAFETY: one structure is there, of a descriptor that is open while `io` is borrowed. Does not wait.
+    // SAFETY: `polled` is one structure, and its descriptor is open while `io` is borrowed. Does not
+    // wait.
     if unsafe { libc::poll(&mut polled, 1, 0) } == -1 {
         TOLD.call_once(|| {
             let what =
@@ -280,7 +280,7 @@ fn unread_by_peer(io: &Connected) -> io::Result<usize> {
     // number as TIOCOUTQ, see unix(7)) writes one int.
     if unsafe { libc::ioctl(io.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut unread) } == -1 {
         let error = io::Error::last_os_error();
-        // The socket is open and connected, so it is a sandbox that says so, whatever it says.
+        // The socket is open and connected, so the error is a sandbox's, whatever it says.
         TOLD.call_once(|| {
             let what =
                 "closing cannot wait until the peer has read everything: SIOCOUTQ is refused";
@@ -291,8 +291,8 @@ fn unread_by_peer(io: &Connected) -> io::Result<usize> {
     Ok(unread.try_into().unwrap_or(0))
 }
 
-/// Other systems do not tell: what was written is in the peer's receive buffer, where it stays
-/// readable after this end is closed.
+/// Other systems do not say. What was written is in the peer's receive buffer, where it stays readable
+/// after this end is closed.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn unread_by_peer(io: &Connected) -> io::Result<usize> {
     let _ = io.as_fd().as_raw_fd();

@@ -18,7 +18,7 @@ pub(crate) fn current_user() -> io::Result<String> {
     })
 }
 
-/// The text of a user's number as this module writes it, or which rule it breaks.
+/// The text of a user's number as this module writes it, or the rule that it breaks.
 pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
     let rule = "a user is a number below 4294967295 here";
     match id.parse::<u32>() {
@@ -28,18 +28,18 @@ pub(crate) fn check_user(id: &str) -> Result<String, &'static str> {
     }
 }
 
-/// The user that has this number; `None` when it stands for all that have none here.
+/// The user that has this number; `None` when it stands for all users without one here.
 pub(super) fn named(uid: u32) -> Option<String> {
     stands_for_one_user(uid).then(|| uid.to_string())
 }
 
-/// Whether the file is certain to be this user's. It goes by the number alone, so a file of a user without
-/// one is nobody's.
+/// Whether the file certainly belongs to this user. Goes by the number alone, so the file of a user
+/// without a number is nobody's.
 pub(super) fn is_own(found: &Metadata) -> bool {
     found.uid() == uid() && stands_for_one_user(found.uid())
 }
 
-/// Whether a file is this user's, also when the user has no number here: only the owner can change a
+/// Whether a file belongs to this user, even if the user has no number here. Only the owner can change a
 /// file's mode (chmod(2)), so this sets the mode that the file already has.
 pub(super) fn owns(file: &File) -> io::Result<bool> {
     let found = file.metadata()?;
@@ -53,14 +53,14 @@ pub(super) fn owns(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Whether the number is one user's, and not the one that the system puts in place of those who have
-/// none in this user namespace (user_namespaces(7)).
+/// Whether the number is one user's, and not the one that the system shows for all users without a
+/// number in this user namespace (user_namespaces(7)).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn stands_for_one_user(uid: u32) -> bool {
     use std::fs;
     use std::sync::LazyLock;
 
-    /// The system's own default, where /proc does not tell (proc_sys_kernel(5)).
+    /// The system's own default, where /proc does not say (proc_sys_kernel(5)).
     const OVERFLOW: u32 = 65534;
     static OVERFLOW_UID: LazyLock<u32> = LazyLock::new(|| {
         let told = fs::read_to_string("/proc/sys/kernel/overflowuid");
@@ -74,14 +74,14 @@ fn stands_for_one_user(uid: u32) -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|it| maps_every_user(&it))
 }
 
-/// There are no such namespaces.
+/// These systems have no such namespaces.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn stands_for_one_user(_: u32) -> bool {
     true
 }
 
-/// Whether a map gives a number to every user: its lines have the first number inside of the
-/// namespace, the first outside, and how many there are. The last number of all is no user's.
+/// Whether a map gives every user a number. Each line has the first number inside the namespace, the
+/// first outside, and how many there are. The very last number is no user's.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn maps_every_user(map: &str) -> bool {
     let line = |line: &str| -> Option<(u64, u64)> {
@@ -112,7 +112,7 @@ mod tests {
     fn a_map_maps_every_user_only_without_a_gap_and_to_the_end() {
         assert!(maps_every_user("         0          0 4294967295\n"));
         assert!(maps_every_user("1 1 4294967294\n0 0 1\n"));
-        // As containers have it: 65534 is in it, and says nothing.
+        // As in containers: 65534 is in the map, which proves nothing.
         assert!(!maps_every_user("0 100000 65536\n"));
         assert!(!maps_every_user("0 0 1000\n1001 1001 4294966294\n"));
         assert!(!maps_every_user("1 1 4294967294\n"));

@@ -1,4 +1,4 @@
-//! A channel to a child process: a pair of sockets without a name, of which the child inherits one.
+//! A channel to a child process: a pair of unnamed sockets, one of which the child inherits.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,12 +25,12 @@ pub(crate) struct ParentEnd {
     name: String,
 }
 
-/// The end that the child is to have. Dropped, it is closed in this process.
+/// The child's end. Dropping it closes it in this process.
 #[derive(Debug)]
 pub(crate) struct ChildEnd {
     socket: OwnedFd,
     inode: libc::ino_t,
-    /// Of the command that it is given to.
+    /// The keeper of the command that this was given to.
     keeper: Option<Arc<Keeper>>,
 }
 
@@ -42,11 +42,11 @@ struct Keeper {
     id: u64,
     /// The command's address when it got this: another command may have a copy of the environment.
     command: usize,
-    /// What is to stay open in the next child, or [`NONE`].
+    /// The descriptor to keep open in the next child, or [`NONE`].
     fd: AtomicI32,
 }
 
-/// Those whose command still exists.
+/// The keepers whose command still exists.
 static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 
 /// The end that this process has inherited.
@@ -56,7 +56,7 @@ pub(crate) struct Inherited {
     name: String,
 }
 
-/// Makes the two ends. Neither outlives an `exec`, so that other children do not get them.
+/// Makes the two ends. Neither survives an `exec`, so other children do not get them.
 pub(crate) fn channel() -> io::Result<(ParentEnd, ChildEnd)> {
     let (parent, child) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
     parent.set_nonblocking(true)?;
@@ -79,7 +79,7 @@ impl ParentEnd {
         &self.name
     }
 
-    /// The stream to the child, which has its end from the beginning.
+    /// The stream to the child, which has its end from the start.
     ///
     /// The peer is set here, because the system would name this process: it made both ends.
     pub(crate) async fn connected(
@@ -104,8 +104,8 @@ impl ChildEnd {
         format!("{}:{}", self.socket.as_raw_fd(), self.inode)
     }
 
-    /// Lets the command's children have the end, as long as it is not dropped. Gives a number, to be
-    /// passed as `before` when the next end is given to the same command.
+    /// Lets the command's children have the end, until it is dropped. Returns a number: pass it as
+    /// `before` when you give the next end to the same command.
     pub(crate) fn give_to(&mut self, command: &mut Command, before: Option<u64>) -> Option<u64> {
         let fd = self.socket.as_raw_fd();
         let found = before.and_then(|id| Keeper::find(id, command));
@@ -123,7 +123,7 @@ impl ChildEnd {
         // SAFETY: the descriptor is open.
         match unsafe { libc::fcntl(self.socket.as_raw_fd(), libc::F_GETFL) } {
             -1 => Err(io::Error::last_os_error()),
-            // The child has set it, for all who have the socket.
+            // The child has set this flag, for all who have the socket.
             flags if flags & libc::O_NONBLOCK != 0 => Ok(()),
             _ => Err(io::Error::other(
                 "its environment is that of another command, whose channel it would have got",
@@ -133,7 +133,7 @@ impl ChildEnd {
 }
 
 impl Drop for ChildEnd {
-    /// Before the descriptor's number can become another file's.
+    /// Clears the number before the descriptor closes and another file can get that number.
     fn drop(&mut self) {
         if let Some(keeper) = &self.keeper {
             keeper.fd.store(NONE, Relaxed);
@@ -142,7 +142,7 @@ impl Drop for ChildEnd {
 }
 
 impl Keeper {
-    /// The one that the command has, if it does.
+    /// The command's keeper, if it has one.
     fn find(id: u64, command: &Command) -> Option<Arc<Self>> {
         let command = (&raw const *command).addr();
         lock(&KEEPERS)
@@ -163,8 +163,8 @@ impl Keeper {
             NONE => Ok(()),
             fd => keep_at_exec(fd),
         };
-        // SAFETY: between fork and exec, this reads an atomic and calls fcntl, which a signal
-        // handler may do; an error of the system is made without allocating.
+        // SAFETY: between fork and exec, this reads an atomic and calls fcntl, which a signal handler
+        // may do; making the system's error does not allocate.
         unsafe { command.pre_exec(keep) };
         let mut keepers = lock(&KEEPERS);
         keepers.retain(|it| it.strong_count() > 0);
@@ -174,7 +174,7 @@ impl Keeper {
 }
 
 impl Inherited {
-    /// Looks whether the end is there, or says why not.
+    /// Checks that the end is there, or says why not.
     pub(crate) fn find(address: &str) -> Result<Self, String> {
         let parse = |(fd, inode): (&str, &str)| Some((fd.parse().ok()?, inode.parse().ok()?));
         let Some((fd, inode)) = address.split_once(':').and_then(parse) else {
@@ -184,7 +184,7 @@ impl Inherited {
         if socket_inode(fd).is_ok_and(|it| it == inode) {
             return Ok(Inherited { fd, name });
         }
-        // The variable is inherited further than the descriptor.
+        // The variable is passed on further than the descriptor.
         Err(format!(
             "{name} was for another process, and is not descriptor {fd} of this one"
         ))
@@ -194,10 +194,10 @@ impl Inherited {
         &self.name
     }
 
-    /// Takes the end, which children of this process do not get any more. Does not wait.
+    /// Takes the end. Children of this process no longer get it. Does not wait.
     pub(crate) async fn open(self) -> Result<Stream, PlatformError> {
-        // SAFETY: the descriptor is the socket that the parent has put there for this process, as
-        // its inode tells, and nobody but the caller, who does this once, takes it.
+        // SAFETY: the descriptor is the socket that the parent put there for this process, as its inode
+        // shows. Only the caller takes it, and does so once.
         let socket = Socket::from(unsafe { OwnedFd::from_raw_fd(self.fd) });
         socket
             .set_cloexec(true)
@@ -212,7 +212,7 @@ fn name(inode: libc::ino_t) -> String {
     format!("socket:[{inode}]")
 }
 
-/// The first three descriptors become the child's standard ones.
+/// Moves the socket above the first three descriptors, which become the child's standard ones.
 fn above_stdio(socket: OwnedFd) -> io::Result<OwnedFd> {
     if socket.as_raw_fd() > libc::STDERR_FILENO {
         return Ok(socket);
@@ -239,7 +239,7 @@ fn keep_at_exec(fd: RawFd) -> io::Result<()> {
     }
 }
 
-/// The number that tells one socket from another; an error for what is no socket.
+/// The number that identifies a socket. Fails for what is no socket.
 fn socket_inode(fd: RawFd) -> io::Result<libc::ino_t> {
     let mut stat = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: a descriptor that is not open is an error; the structure is written on success.

@@ -1,9 +1,9 @@
 //! One server at a time binds a path.
 //!
-//! Between binding and listening a socket does not answer, as if its server had died. So servers of
-//! this crate take a lock for the path first, and let go of it once they listen: it is held for a few
-//! system calls, and nobody waits for it. It is on a file that only the user can open, or others could
-//! hold it for ever.
+//! Between binding and listening, a socket does not answer, as if its server had died. So servers of
+//! this crate first take a lock for the path, and release it once they listen. They hold it for a few
+//! system calls, and nobody waits for it. Only the user can open the lock file: otherwise others could
+//! hold the lock for ever.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions, TryLockError};
@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::platform::{folder, mode, user};
 
-/// How often the file may be removed by whoever had the lock, between our opening and locking it.
+/// How often a previous holder may remove the file between our opening and locking it.
 const TRIES: u32 = 16;
 
-/// The lock for a path, ours until this is dropped. The file goes with it.
+/// The lock for a path, held until this is dropped. That also removes the file.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
@@ -30,24 +30,24 @@ pub(super) fn take(socket: &Path) -> io::Result<Option<Lock>> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let found = fs::metadata(folder)?;
-    // Beside the socket, all servers of the user find it, whatever their environment is.
+    // Next to the socket, all servers of the user find it, whatever their environment is.
     if mode::keeps_what_is_ours(&found) {
         let mut hidden = OsString::from(".");
         hidden.push(name);
         hidden.push(".asyncipc-lock");
         match take_at(folder.join(hidden)) {
-            // A moment later it might succeed, for another server.
+            // A moment later, it might succeed for another server.
             Err(e) if is_passing(&e) => return Err(e),
-            // In a folder for all, somebody else's file may have that name.
+            // In a folder that everyone uses, somebody else's file may have that name.
             Err(_) => {}
             taken => return taken,
         }
     }
     // Not below `$XDG_RUNTIME_DIR`, which a service, a session and cron of one user see differently. The
-    // temporary folder is another one only where somebody has asked for that.
+    // temporary folder differs only where somebody has asked for that.
     let private = folder::temporary();
     folder::prepare(&private)?;
-    // By the folder's identity: it may be known by several paths.
+    // Named after the folder's identity, since several paths may lead to the folder.
     let (device, inode) = mode::identity(&found);
     let mut unique = OsString::from(format!("{device:x}-{inode:x}-"));
     unique.push(name);
@@ -64,7 +64,7 @@ fn take_at(path: PathBuf) -> io::Result<Option<Lock>> {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => {
-                // One that was there before may be locked by a server that is not behind this filter.
+                // A server that is not behind this filter may have locked an older file.
                 if is_new {
                     let _ = fs::remove_file(&path);
                 }
@@ -75,13 +75,13 @@ fn take_at(path: PathBuf) -> io::Result<Option<Lock>> {
         if now.is_ok_and(|it| is_same(&it, &file)) {
             return Ok(Some(Lock { file, path }));
         }
-        // Whoever had the lock has removed the file: there is a new one, or will be.
+        // The previous holder has removed the file: there is a new one, or will be.
         file.unlock()?;
     }
     Ok(None)
 }
 
-/// Whether what is lacking may be there again at once.
+/// Whether the missing resource may be available again at once.
 fn is_passing(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -89,8 +89,8 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Makes the lock file, with a mode that lets nobody else open it, or opens the one that is there; and
-/// says whether it is new. `None` when it has been removed meanwhile.
+/// Creates the lock file, with a mode that lets nobody else open it, or opens the existing one; and says
+/// whether it is new. `None` when somebody has removed it meanwhile.
 fn open(path: &Path) -> io::Result<Option<(File, bool)>> {
     let mut options = OpenOptions::new();
     options
@@ -105,7 +105,7 @@ fn open(path: &Path) -> io::Result<Option<(File, bool)>> {
     let file = match opened {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound && !is_new => return Ok(None),
-        // Under a umask of 0777, whoever made it has not come to the last lines yet, or never will.
+        // Under a umask of 0777, its creator has not reached the last lines yet, or never will.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !is_new => {
             return match fs::symlink_metadata(path) {
                 Ok(found) if is_ours(&found) && found.mode() & 0o600 != 0o600 => {
@@ -128,8 +128,8 @@ fn open(path: &Path) -> io::Result<Option<(File, bool)>> {
     Ok(Some((file, is_new)))
 }
 
-/// Whether it is a file of this user's, and has this name alone: others may give a second one to a file
-/// of ours that is none of this crate's (fs.protected_hardlinks, proc_sys_fs(5)).
+/// Whether it is this user's file and has no other name: others may add a second name to one of our
+/// files that has nothing to do with this crate (fs.protected_hardlinks, proc_sys_fs(5)).
 fn is_ours(found: &Metadata) -> bool {
     found.is_file() && found.uid() == user::uid() && found.nlink() <= 1
 }
@@ -141,13 +141,12 @@ fn is_same(found: &Metadata, file: &File) -> bool {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While the lock is held, it is nobody else's to remove.
+        // While we hold the lock, nobody else may remove the file.
         if let Err(error) = fs::remove_file(&self.path) {
             let path = self.path.display();
             tracing::warn!(%path, %error, "cannot remove the lock file");
         }
-        // Closing is not enough: a process that was forked meanwhile has the file open as well
-        // (flock(2)).
+        // Closing is not enough: a process that was forked meanwhile also has the file open (flock(2)).
         if let Err(error) = self.file.unlock() {
             let path = self.path.display();
             tracing::warn!(%path, %error, "cannot unlock");

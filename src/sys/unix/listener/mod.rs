@@ -25,23 +25,23 @@ use crate::sys::{Address, Limits, Lingering, PlatformError};
 pub(crate) use self::options::ListenOptions;
 pub(crate) use self::transient::is_transient;
 
-/// The backlog unless another is set; the system may cap it (`net.core.somaxconn`).
+/// The default backlog; the system may cap it (`net.core.somaxconn`).
 const BACKLOG: u32 = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Before the socket itself, so that the file is removed while it still answers, and no other
-    /// server takes it for stale: it would put its own there, between our look at the file and its
-    /// removal.
+    /// Dropped before the socket, so that the file is removed while the socket still answers. Otherwise
+    /// another server could take the file for stale, and put its own there between our look at the file
+    /// and its removal.
     _file: SocketFile,
     io: Listening,
     slots: PollSemaphore,
-    /// The next client's place, taken before the client is.
+    /// The place for the next client, taken before the client is accepted.
     slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Listener {
-    /// `_lingering` is for platforms on which a dropped stream still has something to do.
+    /// `_lingering` is for platforms on which a dropped stream still has work to do.
     pub(crate) fn bind(
         address: Address<'_>,
         limits: &Limits,
@@ -78,7 +78,7 @@ impl Listener {
             });
         }
         let lock = match lock::take(path) {
-            // It is about to listen, or finds that somebody does.
+            // That server is about to listen, or finds that somebody already does.
             Ok(None) => return Err(in_use("another server is just being bound there")),
             taken => taken,
         };
@@ -88,13 +88,13 @@ impl Listener {
         let socket_address = SockAddr::unix(path).map_err(failed)?;
         mode::at_birth(&socket, mode);
         socket.bind(&socket_address).map_err(|e| match e.kind() {
-            // It takes no lock, or has none: this one was not alone with the path.
+            // The other server takes no lock, or has none: we were not alone with the path.
             io::ErrorKind::AddrInUse => in_use("another server was faster"),
             _ => failed(e),
         })?;
         let found = fs::symlink_metadata(path).map_err(failed)?;
         let file = SocketFile::new(path, &found);
-        // Before `listen`, connecting is refused: nobody gets in under another mode.
+        // Before `listen`, the system refuses connections: nobody gets in under another mode.
         mode::set(path, &found, mode).map_err(failed)?;
         let backlog = limits.backlog.unwrap_or(BACKLOG);
         let backlog = backlog.try_into().unwrap_or(i32::MAX);
@@ -112,7 +112,7 @@ impl Listener {
         })
     }
 
-    /// Waits for a client, and for a place to put it.
+    /// Waits for a client, and for a free place for it.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         if self.slot.is_none() {
             match self.slots.poll_acquire(cx) {
@@ -130,8 +130,8 @@ impl Listener {
 }
 
 impl Listener {
-    /// Lets nobody connect any more, and gives those who have and were not accepted yet, as far as
-    /// there are places for them.
+    /// Lets nobody connect any more. Returns the clients that have connected but were not accepted yet,
+    /// as far as there are places for them.
     #[cfg(feature = "endpoint")]
     pub(crate) fn close(self) -> Vec<Stream> {
         let Listener {
@@ -140,7 +140,7 @@ impl Listener {
             slots,
             mut slot,
         } = self;
-        // In this order, as in dropping.
+        // In the same order as when dropped.
         drop(file);
         io.refuse();
         let mut last = Vec::new();

@@ -2,6 +2,6 @@
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ListenOptions {
-    /// In place of what the access says.
+    /// Replaces the mode that follows from the access.
     pub(crate) mode: Option<u32>,
 }

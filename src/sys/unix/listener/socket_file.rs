@@ -1,4 +1,4 @@
-//! The file of a listening socket: made room for before, and removed at the end.
+//! The file of a listening socket: removes a stale one before, and our own at the end.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -9,19 +9,19 @@ use crate::sys::PlatformError;
 use crate::sys::platform::process::Process;
 use crate::sys::platform::{connect, mode};
 
-/// The file of a socket that we have bound, removed at the end if it is still that one.
+/// The file of a socket that we have bound. It is removed at the end, if it is still the same file.
 ///
-/// Nobody else's file gets its inode while the socket is there, which keeps it.
+/// While the socket exists, it keeps the inode, so no other file gets that inode.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// The process that has bound it. In one that was forked from it, a copy of this says nothing.
+    /// The process that bound it. A copy of this in a forked process does not remove the file.
     owner: Process,
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    /// The one that was `found` after binding.
+    /// The file that was `found` after binding.
     pub(super) fn new(path: &Path, found: &Metadata) -> Self {
         SocketFile {
             path: path.to_owned(),
@@ -47,8 +47,8 @@ impl Drop for SocketFile {
 
 /// Removes the socket of a server that has died.
 ///
-/// Not without the lock: of two servers that find it dead, the second would remove the file of the
-/// first, which would then be alive and found by nobody.
+/// Needs the lock: of two servers that find it dead, the second would otherwise remove the file of the
+/// first, which would then run without being found.
 pub(super) fn remove_stale(path: &Path, no_lock: Option<&io::Error>) -> Result<(), PlatformError> {
     let in_use = |reason| PlatformError::AddressInUse { reason };
     let look = || match fs::symlink_metadata(path) {
@@ -57,7 +57,7 @@ pub(super) fn remove_stale(path: &Path, no_lock: Option<&io::Error>) -> Result<(
         Ok(it) if !it.file_type().is_socket() => {
             Err(in_use("something that is not a socket is in its place"))
         }
-        // With the time of its last change, since a new file may get a removed one's inode.
+        // With the time of its last change, since a new file may get the inode of a removed one.
         Ok(it) => Ok(Some((mode::identity(&it), (it.ctime(), it.ctime_nsec())))),
     };
     let Some(found) = look()? else {
