@@ -1,6 +1,6 @@
 /// Who may connect to a server. Nobody but the owner may listen on its name.
 ///
-/// On Unix, others cannot enter the folder of logical names: more than the owner takes a full
+/// On Unix, others cannot enter the folder of logical names: to admit more than the owner, use a full
 /// path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -9,7 +9,7 @@ pub enum Access {
     /// superuser.
     #[default]
     Owner,
-    /// Whoever has identified themselves to Windows (`Authenticated Users`); elsewhere the
+    /// On Windows, all users that have identified themselves (`Authenticated Users`); elsewhere the
     /// members of the socket file's group (mode 0660).
     Group,
     /// Everyone on this machine.

@@ -1,5 +1,5 @@
-//! Buffers for small messages, shared by all connections that a thread works for: one that waits
-//! keeps none, and the next to read or write finds one that is warm.
+//! Buffers for small messages, shared by all connections that a thread serves. A waiting connection
+//! keeps none, and the next one to read or write finds a warm one.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes};
 pub(crate) const BLOCK: usize = 72 << 10;
 
 /// How many blocks a thread keeps. A task holds one while it reads and one while it writes; others may
-/// hold theirs for a message that has come in part.
+/// hold theirs for a message that has arrived in part.
 const KEPT: usize = 4;
 
 thread_local! {
@@ -18,7 +18,7 @@ thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Bytes on their way: put in at the end, taken from the front. Has memory only while in use.
+/// Bytes on their way: added at the end, taken from the front. Holds memory only while in use.
 #[derive(Default)]
 pub(crate) struct Block {
     bytes: Vec<u8>,
@@ -61,8 +61,7 @@ impl Block {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// All the room that there is, which is `least` bytes or more if those and what is there fit
-    /// in a block.
+    /// All free room: `least` bytes or more, if those and the present bytes fit in a block.
     pub(crate) fn room(&mut self, least: usize) -> impl BufMut {
         self.get_memory();
         if self.bytes.capacity() - self.bytes.len() < least {
@@ -72,7 +71,7 @@ impl Block {
         (&mut self.bytes).limit(room)
     }
 
-    /// Everything, with its memory.
+    /// Takes everything, with its memory.
     #[allow(dead_code, reason = "only where a write owns its buffer")]
     pub(crate) fn take(&mut self) -> Bytes {
         let mut bytes = Bytes::from(std::mem::take(&mut self.bytes));
@@ -80,7 +79,7 @@ impl Block {
         bytes
     }
 
-    /// Makes room of what was taken.
+    /// Frees the room of the bytes that were taken.
     fn compact(&mut self) {
         self.bytes.drain(..self.taken);
         self.taken = 0;
@@ -93,11 +92,11 @@ impl Block {
         }
     }
 
-    /// Empties it, and gives its memory to whoever is next.
+    /// Empties it, and passes its memory on to the next user.
     pub(crate) fn release(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
         self.taken = 0;
-        // Not one that has grown.
+        // A block that has grown is not kept.
         if bytes.capacity() == BLOCK {
             bytes.clear();
             let _ = SPARE.try_with(|it| {

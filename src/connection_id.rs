@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
-    /// One that no connection has had.
+    /// A number that no connection has had yet.
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         ConnectionId(NEXT.fetch_add(1, Relaxed))

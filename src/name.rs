@@ -17,9 +17,9 @@ use crate::sys::{self, Address};
 /// | `\\server\pipe\echo` | as it is, for clients | refused |
 /// | `/run/echo.sock` | refused | as it is |
 ///
-/// The folder is `$XDG_RUNTIME_DIR/asyncipc` where that variable names a folder of the user's,
-/// else `asyncipc-<uid>` under the temporary folder ([`std::env::temp_dir`]): both ends must see
-/// the same environment. It is made with mode 0700, and refused when somebody else owns it.
+/// The folder is `$XDG_RUNTIME_DIR/asyncipc` if the user owns the folder that this variable names,
+/// otherwise `asyncipc-<uid>` under the temporary folder ([`std::env::temp_dir`]). So both ends must see
+/// the same environment. The folder is made with mode 0700, and refused when somebody else owns it.
 ///
 /// Every rule is checked when the name is made, before any socket or pipe is touched. The system's
 /// limit on the whole path comes last: 256 UTF-16 units on Windows, 107 bytes on Linux, 103 on
@@ -33,21 +33,20 @@ use crate::sys::{self, Address};
 ///
 /// # Full paths
 ///
-/// On Unix they are absolute, since a relative one would depend on where each process happens to
-/// be, and end with a file's name. The system decides about the rest.
+/// On Unix they are absolute, since a relative path would depend on the directory in which each process
+/// runs, and end with a file's name. The system decides about the rest.
 ///
-/// On Windows, the name behind `\\.\pipe\` may have any characters, and backslashes between its
-/// parts. Some such names mean something to the system: `\\.\pipe\LOCAL\…` is where a process in an
-/// AppContainer can listen, `\\.\pipe\ProtectedPrefix\Administrators\…` can be listened on by
-/// administrators only. There are no folders, though: while a pipe `a` exists, nobody can
-/// listen on `a\b`, or connect there, and the system calls the name invalid
-/// ([`Error::Io`](crate::Error::Io)). This crate refuses what Windows would change silently: `/`, a part
-/// that ends with a dot (also `.` and `..`), a space at the end. `\\?\pipe\NAME` takes these as they
-/// are. The same rules hold for clients of other machines, with `\\SERVER\pipe\NAME` and
-/// `\\?\UNC\SERVER\pipe\NAME`.
+/// On Windows, the name after `\\.\pipe\` may have any characters, and backslashes between its parts.
+/// Some names mean something to the system: `\\.\pipe\LOCAL\…` is where a process in an AppContainer can
+/// listen; only administrators can listen on `\\.\pipe\ProtectedPrefix\Administrators\…`. There are no
+/// folders, though: while a pipe `a` exists, nobody can listen on `a\b`, or connect there, and the
+/// system calls the name invalid ([`Error::Io`](crate::Error::Io)). This crate refuses what Windows
+/// would change silently: `/`, a part that ends with a dot (also `.` and `..`), a space at the end.
+/// `\\?\pipe\NAME` takes these as they are. The same rules hold for clients of other machines, with
+/// `\\SERVER\pipe\NAME` and `\\?\UNC\SERVER\pipe\NAME`.
 ///
-/// Windows does not tell upper from lower case in pipe names; other systems do. Two `PipeName`s are
-/// equal when their paths are the same, letter by letter.
+/// Pipe names are case-insensitive on Windows and case-sensitive elsewhere. Two `PipeName`s are equal
+/// when their paths are the same, letter by letter.
 ///
 /// ```
 /// use asyncipc::PipeName;
@@ -102,7 +101,7 @@ impl PipeName {
         })
     }
 
-    /// The name of a pipe that nobody looks up: shown, and never checked.
+    /// The name of a pipe that nobody looks up: it is shown, and never checked.
     #[cfg(feature = "worker")]
     pub(crate) fn as_it_is(path: &str) -> Self {
         PipeName {

@@ -7,26 +7,26 @@ use crate::sys::{self, Credentials};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
-    /// The process that opened the other end, where the system tells. It may have ended since,
-    /// and have handed its end to another process: good for logs, not for trust.
+    /// The process that opened the other end, where the system says. It may have ended since, and may
+    /// have handed its end to another process: use it for logs, not for trust.
     pub process_id: Option<u32>,
-    /// The session that this process runs in. On Windows only.
+    /// The session in which that process runs. On Windows only.
     pub session_id: Option<u32>,
-    /// The user, where the system tells.
+    /// The user, where the system says.
     ///
-    /// On Unix the one that the other end had when it connected, or began to listen; unknown when
-    /// it has no number in this process's user namespace (in a container, say). On Windows,
-    /// for a server: the client's user as the pipe knows it once something was read from it, and
-    /// before that the user of the client's process; for a client: the owner of the pipe.
+    /// On Unix, the user of the other end when it connected or began to listen; unknown when that user
+    /// has no number in this process's user namespace (in a container, say). On Windows, a server gets
+    /// the client's user as the pipe knows it once something was read from it, and before that the user
+    /// of the client's process. A client gets the owner of the pipe.
     pub user: Option<UserId>,
 }
 
 impl Peer {
-    /// Whether the other end belongs to the user that this process runs as. `false` when the
-    /// system does not tell, of either of them.
+    /// Whether the other end belongs to the user that this process runs as. `false` when the system does
+    /// not say who one of the two users is.
     ///
-    /// A server on Windows should ask after the first message: before that, the answer is about
-    /// the client's process, which may have handed over its end.
+    /// A server on Windows should ask after the first message: before that, the answer is about the
+    /// client's process, which may have handed over its end.
     pub fn is_same_user(&self) -> bool {
         self.user
             .as_ref()
@@ -47,8 +47,8 @@ impl From<Credentials> for Peer {
 /// A user, as the system identifies one: the security identifier (`S-1-5-…`) on Windows, the
 /// number elsewhere.
 ///
-/// [`Display`](fmt::Display) shows it, and [`FromStr`] reads it, from a configuration file for
-/// example. The order is that of the texts, for use in sorted collections.
+/// [`Display`](fmt::Display) shows it, and [`FromStr`] reads it, for example from a configuration file.
+/// Users are ordered as text, for use in sorted collections.
 ///
 /// ```
 /// use asyncipc::UserId;
@@ -81,7 +81,7 @@ impl fmt::Debug for UserId {
     }
 }
 
-/// Takes what [`Display`](fmt::Display) shows of a user on this platform. The system is not asked
+/// Takes what [`Display`](fmt::Display) shows of a user on this platform. Does not ask the system
 /// whether there is such a user.
 impl FromStr for UserId {
     type Err = InvalidUserId;
@@ -96,7 +96,7 @@ impl FromStr for UserId {
     }
 }
 
-/// A text that is no user's identifier on this platform: which text, and which rule it breaks.
+/// A text that identifies no user on this platform: which text, and which rule it breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid user {id:?}: {rule}")]
 pub struct InvalidUserId {

@@ -7,8 +7,8 @@ use crate::sync::lock;
 
 /// What went through one connection, or through all connections of a server.
 ///
-/// Bytes are those of the payloads, without headers. A message counts as sent when the connection
-/// has taken it for sending, and as received when it is handed out.
+/// Bytes are those of the payloads, without headers. A message counts as sent when the connection has
+/// taken it for sending, and as received when the connection hands it out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionStats {
@@ -26,13 +26,12 @@ pub struct ConnectionStats {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Clients accepted so far, those that have left included.
+    /// Clients accepted so far, including those that have left.
     pub clients: u64,
-    /// Clients connected now: those whose connection, halves or stream of bytes have not all been
-    /// dropped.
+    /// Clients connected now: those whose connection, halves or byte stream have not all been dropped.
     pub connected: u64,
-    /// The sum over all these clients. What goes through a
-    /// [`PipeStream`](crate::PipeStream) of bytes is not in it.
+    /// The sum over all these clients, without what goes through a byte stream
+    /// ([`PipeStream`](crate::PipeStream)).
     pub traffic: ConnectionStats,
 }
 
@@ -68,14 +67,14 @@ impl Counters {
     }
 }
 
-/// Cheaper than a read-modify-write, and right as long as one task at a time writes.
+/// Cheaper than a read-modify-write, and correct as long as one task at a time writes.
 #[inline]
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
 }
 
-/// The counters of a server: those of its live connections, and the sum of those that ended.
-/// Summing up when asked costs a message nothing.
+/// The counters of a server: those of its live connections, and the sum of those that ended. Summing up
+/// on request adds no cost to a message.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Totals(Arc<Mutex<TotalsState>>);
 
@@ -118,7 +117,7 @@ impl Place {
         self.0.lock().live.insert(id, counters);
     }
 
-    /// The connection carries no more of them.
+    /// The connection no longer carries messages.
     pub(crate) fn end(&self, id: ConnectionId) {
         let mut state = self.0.lock();
         if let Some(counters) = state.live.remove(&id) {

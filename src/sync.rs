@@ -11,13 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-/// Locks, also after a panic elsewhere: nothing that is kept under these locks is left half done.
+/// Locks, even after a panic elsewhere: nothing under these locks is ever left half changed.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for `future`, or for the deadline if there is one: then `None`. Only where all polls are
-/// in the same runtime.
+/// Waits for `future`, or for the deadline if there is one: then `None`. Only where all polls are in the
+/// same runtime.
 pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),
@@ -25,28 +25,28 @@ pub(crate) async fn until<F: Future>(deadline: Option<Instant>, future: F) -> Op
     }
 }
 
-/// A time to wait for, whoever polls: each poll compares the clock first. A timer only has to bring
-/// the next poll, so it may be another one each time.
+/// A time to wait for, whoever polls. Each poll first compares the clock. A timer only has to cause the
+/// next poll, so each poll may use another one.
 #[derive(Debug)]
 pub(crate) struct Deadline {
-    /// `None`: later than the clock can tell.
+    /// `None`: later than the clock can express.
     at: Option<Instant>,
-    /// Whose timer it is when there is no runtime where it is polled.
+    /// Its timer is used when the polling task has no runtime.
     runtime: Handle,
     timer: Option<Timer>,
 }
 
 #[derive(Debug)]
 enum Timer {
-    /// Of the runtime that polled last. A timer of one that has ended must not be polled, so each
+    /// A timer of the runtime that polled last. A timer of an ended runtime must not be polled, so each
     /// poll makes its own.
     Here(#[allow(dead_code, reason = "wakes for as long as it exists")] Pin<Box<Sleep>>),
-    /// Of a task in `runtime`, which drops the other end.
+    /// From a task in `runtime`, which drops the other end.
     There(oneshot::Receiver<()>),
 }
 
 impl Deadline {
-    /// So much from now.
+    /// The deadline that is `time` from now.
     pub(crate) fn after(time: Duration, runtime: &Handle) -> Self {
         Deadline {
             at: Instant::now().checked_add(time),
@@ -75,8 +75,8 @@ impl Deadline {
         if let Some(Timer::There(timer)) = &mut self.timer
             && Pin::new(timer).poll(cx).is_ready()
         {
-            // At the time, or when that runtime has ended: then no timer is left, and comparing is
-            // all that can be done.
+            // The time has come, or that runtime has ended: then no timer is left, and only the clock
+            // can be compared.
             self.timer = None;
             cx.waker().wake_by_ref();
         }
@@ -89,7 +89,7 @@ pub(crate) fn runtime_ended() -> io::Error {
     io::Error::other("the runtime in which the connection was made has ended")
 }
 
-/// The other end of what this gives is dropped at the time, or when the runtime ends.
+/// Returns a receiver. Its sender is dropped at the time, or when the runtime ends.
 fn wake_at(at: Instant, runtime: &Handle) -> oneshot::Receiver<()> {
     let (mut over, timer) = oneshot::channel();
     runtime.spawn(async move {

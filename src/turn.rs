@@ -4,13 +4,13 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop::poll_proceed;
 
-/// How many messages one unit of a task's budget is for. tokio gives a task 128 units each time
-/// that it runs.
+/// How many messages one unit of a task's budget pays for. tokio gives a task 128 units each time that
+/// it runs.
 const MESSAGES: u8 = 8;
 
-/// Counts the messages that go through without the system being asked, which spends budget itself:
-/// however many there are, other tasks of the runtime run now and then. For every single one it
-/// would cost more than it is worth.
+/// Counts the messages that pass without a question to the system, which itself spends budget. However
+/// many there are, other tasks of the runtime get to run. Spending budget on every single message would
+/// cost more than it is worth.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     messages: u8,

@@ -6,7 +6,7 @@ use crate::{PipeStream, ServerBuilder};
 
 use self::sealed::Sealed;
 
-/// Keeps the trait from being implemented elsewhere: it will grow.
+/// Prevents other implementations of the trait, because it will grow.
 mod sealed {
     pub trait Sealed {}
     impl Sealed for crate::ServerBuilder {}
@@ -14,11 +14,11 @@ mod sealed {
 
 /// Options of a server that only Unix sockets have.
 pub trait ServerBuilderExt: Sized + Sealed {
-    /// The socket file's mode, set before anyone can connect. In place of what
-    /// [`ServerBuilder::access`] says.
+    /// The socket file's mode, set before anyone can connect. Replaces what [`ServerBuilder::access`]
+    /// says.
     ///
-    /// Connecting takes write permission on the file, and permission to enter its folder: the
-    /// folder of logical names is the owner's alone, so a mode for others with a logical name is
+    /// Connecting requires write permission on the file, and permission to enter its folder. Only the
+    /// owner can enter the folder of logical names, so a mode for others with a logical name is
     /// [`Error::InvalidOption`](crate::Error::InvalidOption).
     fn mode(self, mode: u32) -> Self;
 }

@@ -10,7 +10,7 @@ pub use crate::sys::Impersonation;
 
 use self::sealed::Sealed;
 
-/// Keeps the traits from being implemented elsewhere: they will grow.
+/// Prevents other implementations of the traits, because they will grow.
 mod sealed {
     pub trait Sealed {}
     impl Sealed for crate::ServerBuilder {}
@@ -19,45 +19,45 @@ mod sealed {
 
 /// Options of a server that only Windows named pipes have.
 pub trait ServerBuilderExt: Sized + Sealed {
-    /// Lets the system keep messages apart (`PIPE_TYPE_MESSAGE`), without the length in front of
-    /// them: for peers that speak raw message pipes, as most programs in C and Go do.
+    /// Lets the system preserve message boundaries (`PIPE_TYPE_MESSAGE`), without the length in front of
+    /// each message: for peers that use raw message pipes, as most programs in C and Go do.
     ///
     /// Messages of any size up to `max_message_size`, and empty ones, arrive as they were sent.
     /// As a [`PipeStream`], such a pipe reads as bytes without boundaries, each write is a
     /// message, and `shutdown` sends none.
     fn message_mode(self) -> Self;
 
-    /// Takes an empty message for the end of the peer's direction, as go-winio, Docker and others
-    /// mean it: see [`PipeConnection::close_write`](crate::PipeConnection::close_write). Without
-    /// this it is a message like others. Only together with [`message_mode`](Self::message_mode):
-    /// otherwise it is [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
+    /// Treats an empty message as the end of the peer's direction, as go-winio, Docker and others do:
+    /// see [`PipeConnection::close_write`](crate::PipeConnection::close_write). Without this, it is a
+    /// message like any other. Requires [`message_mode`](Self::message_mode): otherwise binding fails
+    /// with [`Error::InvalidOption`](crate::Error::InvalidOption).
     fn end_on_empty_message(self) -> Self;
 
-    /// Moves bytes by overlapped I/O of this crate instead of tokio's, which reads 4 KiB at a
-    /// time: faster for large messages, and `flush` then waits until the system has taken
-    /// everything. The bytes are the same. Message mode always uses it.
+    /// Transfers bytes by this crate's overlapped I/O instead of tokio's, which reads 4 KiB at a time.
+    /// This is faster for large messages, and `flush` then waits until the system has taken everything.
+    /// The bytes are the same. Message mode always uses it.
     fn overlapped_io(self) -> Self;
 
-    /// The quotas of the pipe in bytes, for what comes in and for what goes out. Default 64 KiB
-    /// each. A write waits while the peer's unread bytes exceed the quota.
+    /// The quotas of the pipe in bytes, for incoming and for outgoing data. Default 64 KiB each. A write
+    /// waits while the bytes that the peer has not read exceed the quota.
     fn buffer_sizes(self, incoming: u32, outgoing: u32) -> Self;
 
-    /// How long clients wait that ask for the server's default, as
+    /// How long clients that ask for the server's default wait, as
     /// [`ClientBuilderExt::server_default_timeout`] and `NMPWAIT_USE_DEFAULT_WAIT` do. In whole
-    /// milliseconds, and at most 24 days; default and zero: 50 ms, the system's.
+    /// milliseconds, at most 24 days. Default and zero: 50 ms, the system's default.
     fn default_timeout(self, timeout: Duration) -> Self;
 
     /// Lets clients on other machines connect. Default: they are rejected.
     fn allow_remote_clients(self) -> Self;
 
-    /// Who may do what, in the [security descriptor definition language][sddl], in place of what
+    /// Who may do what, in the [security descriptor definition language][sddl]. Replaces what
     /// [`ServerBuilder::access`] says.
     ///
-    /// FILE_GENERIC_WRITE contains the right to create instances of the pipe, so whoever has it
-    /// can pose as the server: give others individual rights, such as `0x12019b`. The server's own
-    /// user needs it: binding is [`Error::AccessDenied`](crate::Error::AccessDenied) otherwise. Without an owner in it, the
-    /// pipe is the user's. A text that the system refuses is
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when binding.
+    /// FILE_GENERIC_WRITE contains the right to create instances of the pipe, so whoever has it can pose
+    /// as the server: give others individual rights, such as `0x12019b`. The server's own user needs it:
+    /// otherwise binding fails with [`Error::AccessDenied`](crate::Error::AccessDenied). If the text
+    /// names no owner, the user owns the pipe. If the system refuses the text, binding fails with
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption).
     ///
     /// [sddl]: https://learn.microsoft.com/windows/win32/secauthz/security-descriptor-string-format
     fn security_descriptor(self, sddl: impl Into<String>) -> Self;
@@ -106,25 +106,25 @@ impl ServerBuilderExt for ServerBuilder {
 
 /// Options of a client that only Windows named pipes have.
 pub trait ClientBuilderExt: Sized + Sealed {
-    /// Takes messages as the system keeps them apart, without the length in front of them: for
-    /// servers that speak raw message pipes. See [`ServerBuilderExt::message_mode`].
+    /// Uses the message boundaries that the system preserves, without the length in front of each
+    /// message: for servers that use raw message pipes. See [`ServerBuilderExt::message_mode`].
     ///
-    /// A pipe of bytes is [`Error::ModeMismatch`](crate::Error::ModeMismatch).
+    /// With a byte pipe, this is [`Error::ModeMismatch`](crate::Error::ModeMismatch).
     fn message_mode(self) -> Self;
 
-    /// Takes an empty message for the end of the peer's direction, as go-winio, Docker and others
-    /// mean it: see [`ServerBuilderExt::end_on_empty_message`].
+    /// Treats an empty message as the end of the peer's direction, as go-winio, Docker and others do:
+    /// see [`ServerBuilderExt::end_on_empty_message`].
     fn end_on_empty_message(self) -> Self;
 
-    /// See [`ServerBuilderExt::overlapped_io`]. Either end may have it without the other.
+    /// See [`ServerBuilderExt::overlapped_io`]. One end can have it without the other.
     fn overlapped_io(self) -> Self;
 
     /// Waits for a busy server as long as the server has set for its clients
-    /// ([`ServerBuilderExt::default_timeout`]), and at most the builder's `timeout`. Does nothing
-    /// for a server on another machine, which is asked again after pauses.
+    /// ([`ServerBuilderExt::default_timeout`]), and at most the builder's `timeout`. Does nothing for a
+    /// server on another machine, which is asked again after pauses.
     fn server_default_timeout(self) -> Self;
 
-    /// What the server may do with the client's identity. Default: tell who it is, and no more.
+    /// What the server may do with the client's identity. Default: identify the client, and no more.
     fn impersonation(self, level: Impersonation) -> Self;
 }
 

@@ -1,8 +1,8 @@
-//! Everything that differs between platforms: the only place with `unsafe`, and with `cfg` on the
-//! target but for the public modules `unix` and `windows`.
+//! Everything that differs between platforms. Only here is there `unsafe`; only here, and in the public
+//! modules `unix` and `windows`, is there `cfg` on the target.
 //!
-//! It is below everything that knows what a pipe is called: it takes paths and options of its own, and
-//! gives streams of its own and [`PlatformError`]. What both platforms offer is in [`contract`].
+//! It is below everything that knows what a pipe is called: it takes its own paths and options, and
+//! returns its own streams and [`PlatformError`]. [`contract`] lists what both platforms offer.
 
 mod contract;
 mod error;
@@ -45,7 +45,7 @@ pub(crate) struct Address<'a> {
     pub(crate) is_logical: bool,
 }
 
-/// What the system tells of the process at the other end.
+/// What the system says about the process at the other end.
 #[derive(Clone, Debug)]
 pub(crate) struct Credentials {
     pub(crate) process_id: Option<u32>,
@@ -66,7 +66,7 @@ pub(crate) enum Waited {
     Unsupported,
 }
 
-/// What comes out of a pipe that keeps messages apart.
+/// What a pipe yields that preserves message boundaries.
 #[derive(Debug)]
 #[cfg_attr(unix, allow(dead_code))]
 pub(crate) enum Received {
@@ -78,7 +78,7 @@ pub(crate) enum Received {
     End,
 }
 
-/// What became of the last write. With it comes back the buffer that the write has owned.
+/// The result of the last write, and the buffer that the write owned.
 pub(crate) type Flushed = (io::Result<()>, Option<Bytes>);
 
 /// What [`Listener`] needs to know on every platform.
@@ -116,7 +116,7 @@ impl Limits {
     }
 }
 
-/// For dropped streams of a server that still have something to do. Only Windows has such.
+/// For dropped streams of a server that still have work to do. Only Windows has these.
 #[derive(Clone, Debug)]
 #[cfg_attr(unix, allow(dead_code))]
 pub(crate) struct Lingering {
