@@ -111,8 +111,8 @@ impl PipeConnection {
     /// writing has failed. Asks the system, and does not consume received messages.
     ///
     /// Messages that the peer sent before it closed can still be received. A peer that has only ended
-    /// its direction counts as present. Under Wine, so does a peer whose messages are not all received
-    /// yet.
+    /// its direction counts as present. Under Wine, so does a closed peer with messages left to be
+    /// received.
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }

@@ -101,7 +101,7 @@ impl PipeReceiver {
     /// the peer has closed the connection. Asks the system, and consumes no message.
     ///
     /// A peer that has only ended its direction counts as present: only receiving shows that end. Under
-    /// Wine, so does a peer whose messages are not all received yet.
+    /// Wine, so does a closed peer with messages left to be received.
     pub fn is_closed(&self) -> bool {
         self.ended || !self.core.io.has_peer()
     }
@@ -161,7 +161,7 @@ impl PipeReceiver {
         Poll::Ready(incoming.transpose())
     }
 
-    /// The next message, when the buffer may hold no complete one.
+    /// The next message, for which this asks the system.
     fn poll_next_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<BytesMut, Error>>> {
         let incoming = ready!(self.poll_incoming(cx));
         Poll::Ready(incoming.map(|it| match it {

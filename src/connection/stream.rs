@@ -76,7 +76,7 @@ impl PipeStream {
     /// |---|---|---|---|
     /// | `Ok` means that | the peer's end has taken everything | the same, if it was still there when `close` was called | the system has everything and keeps it for the peer |
     ///
-    /// A Linux sandbox that refuses SIOCOUTQ has the meaning of "elsewhere"; this is logged once.
+    /// In a Linux sandbox that refuses SIOCOUTQ, `Ok` means the same as elsewhere; this is logged once.
     ///
     /// # Errors
     ///
