@@ -33,8 +33,8 @@ use crate::sys::{self, Address};
 ///
 /// # Full paths
 ///
-/// On Unix they are absolute, since a relative path would depend on the directory in which each process
-/// runs, and end with a file's name. The system decides about the rest.
+/// On Unix they are absolute and end with a file's name: a relative path would depend on the directory
+/// in which each process runs. The system decides about the rest.
 ///
 /// On Windows, the name after `\\.\pipe\` may have any characters, and backslashes between its parts.
 /// Some names mean something to the system: `\\.\pipe\LOCAL\…` is where a process in an AppContainer can

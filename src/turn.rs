@@ -8,9 +8,9 @@ use tokio::task::coop::poll_proceed;
 /// it runs.
 const MESSAGES: u8 = 8;
 
-/// Counts the messages that pass without a question to the system, which itself spends budget. However
-/// many there are, other tasks of the runtime get to run. Spending budget on every single message would
-/// cost more than it is worth.
+/// Counts the messages that pass without asking the system. Asking would itself spend budget. However
+/// many messages there are, other tasks of the runtime get to run. Spending budget on each would cost
+/// more than it is worth.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     messages: u8,

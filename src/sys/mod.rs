@@ -1,5 +1,5 @@
-//! Everything that differs between platforms. Only here is there `unsafe`; only here, and in the public
-//! modules `unix` and `windows`, is there `cfg` on the target.
+//! Everything that differs between platforms: the only place with `unsafe`. Beside it, only the public
+//! modules `unix` and `windows` have `cfg` on the target.
 //!
 //! It is below everything that knows what a pipe is called: it takes its own paths and options, and
 //! returns its own streams and [`PlatformError`]. [`contract`] lists what both platforms offer.
@@ -66,7 +66,7 @@ pub(crate) enum Waited {
     Unsupported,
 }
 
-/// What a pipe yields that preserves message boundaries.
+/// What comes out of a pipe that preserves message boundaries.
 #[derive(Debug)]
 #[cfg_attr(unix, allow(dead_code))]
 pub(crate) enum Received {

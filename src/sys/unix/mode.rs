@@ -27,8 +27,8 @@ pub(super) fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
 }
 
-/// Creates a socket's file with `mode`, less the umask, where the system takes the mode of the file from
-/// that of the socket (`unix_bind_bsd` in Linux). Elsewhere it has no effect.
+/// Makes `bind` create a socket's file with `mode`, less the umask, where the system takes the file's
+/// mode from the socket (`unix_bind_bsd` in Linux). Elsewhere it has no effect.
 pub(super) fn at_birth(socket: &impl AsRawFd, mode: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     // SAFETY: the descriptor is open while borrowed. An error leaves the mode as it is, and the mode is
@@ -104,7 +104,7 @@ fn open(path: &Path, found: &Metadata) -> io::Result<File> {
     }
 }
 
-/// The number of fchmodat2(2), if calls since Linux 5.1 have their usual number here.
+/// The number of fchmodat2(2); `None` where calls since Linux 5.1 do not have the common numbers.
 #[cfg(target_os = "linux")]
 const FCHMODAT2: Option<libc::c_long> = match cfg!(any(
     target_arch = "mips",

@@ -1,8 +1,8 @@
 //! Names are paths of socket files.
 //!
 //! The system takes any bytes but NUL, as many as fit into its `sockaddr_un` with a NUL at the end: 107
-//! on Linux, 103 on macOS and the BSDs. Linux also takes a path without the NUL (unix(7)), but not all
-//! other programs write one.
+//! on Linux, 103 on macOS and the BSDs. Linux also takes a path without the NUL (unix(7)), but other
+//! programs cannot be relied on to write one.
 
 use std::ffi::OsStr;
 use std::os::unix::net::SocketAddr;

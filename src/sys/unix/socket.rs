@@ -136,8 +136,8 @@ impl Listening {
     }
 
     /// For a listener that cannot accept at the moment: fails once the reactor is gone, and wakes the
-    /// task when it goes. Asks for write readiness, which a listening socket never has. While clients
-    /// wait, there is read readiness, and no wake-up would come.
+    /// task when it goes. Asks for write readiness, which a listening socket never has. Read readiness
+    /// is there while clients wait, so no wake-up would come.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.0.poll_write_ready(cx) {
             Poll::Ready(Err(error)) => Err(error),

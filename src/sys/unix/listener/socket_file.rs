@@ -1,4 +1,4 @@
-//! The file of a listening socket: removes a stale one before, and our own at the end.
+//! The file of a listening socket: a stale one is removed before binding, and our own at the end.
 
 use std::fs::{self, Metadata};
 use std::io;
