@@ -23,7 +23,7 @@ pub fn unique_name(what: &str) -> String {
 /// Longer than anything takes, however busy the machine is.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// Fails when `future` hangs, and says where it was waited for.
+/// Fails when `future` hangs, and names the caller's place.
 #[track_caller]
 pub fn within<F: Future>(future: F) -> impl Future<Output = F::Output> {
     let place = std::panic::Location::caller();
@@ -49,15 +49,15 @@ pub async fn stays_pending<F: Future + Unpin>(future: &mut F) -> bool {
     }
 }
 
-/// How many bytes a pipe holds at least while nobody reads. macOS gives a socket 8 KiB.
+/// A pipe holds at least this many bytes while nobody reads. macOS gives a socket 8 KiB.
 pub const HOLDS: usize = if cfg!(any(windows, target_os = "linux")) {
     32 << 10
 } else {
     4 << 10
 };
 
-/// Bytes that differ between neighbouring positions and between seeds: a piece that is missing or in
-/// the wrong place is noticed.
+/// Bytes that differ between neighbouring positions and between seeds, so that a test notices a piece
+/// that is missing or in the wrong place.
 pub fn sample(size: usize, seed: usize) -> bytes::Bytes {
     let period: Vec<u8> = (0..251).map(|i| ((i + seed) * 31 % 251) as u8).collect();
     let mut sample = period.repeat(size / 251 + 1);
@@ -65,7 +65,7 @@ pub fn sample(size: usize, seed: usize) -> bytes::Bytes {
     sample.into()
 }
 
-/// The two ends of one connection: the client's, then the server's. Its [`PipeServer`] is dropped.
+/// The two ends of one connection: the client's, then the server's. The [`PipeServer`] is dropped.
 ///
 /// [`PipeServer`]: asyncipc::PipeServer
 pub async fn pair() -> (asyncipc::PipeConnection, asyncipc::PipeConnection) {
@@ -86,8 +86,8 @@ pub async fn pair_of(
     (client.unwrap(), accepted.unwrap())
 }
 
-/// The builders of a server and a client for each transport of this platform, after the transport's
-/// name. Each has a pipe of its own.
+/// For each transport of this platform, its name and the builders of a server and a client. Each has
+/// a pipe of its own.
 pub fn transports(
     what: &str,
 ) -> Vec<(
@@ -126,7 +126,7 @@ pub fn transports(
 }
 
 /// A connection for each transport and each direction: the end that the test is about, then its peer.
-/// They linger for long: such a test fails when ends wait for each other, and not on a slow machine.
+/// They linger for long, so that a test fails when ends wait for each other, but not on a slow machine.
 pub async fn pairs(
     what: &str,
 ) -> Vec<(
@@ -181,7 +181,7 @@ pub fn mode(path: impl AsRef<std::path::Path>) -> u32 {
     std::os::unix::fs::MetadataExt::mode(&found) & 0o7777
 }
 
-/// Connects until the server takes no further client. It must not accept meanwhile.
+/// Connects clients until the server has room for no more. The server must not accept meanwhile.
 pub async fn fill(name: &str) -> Vec<asyncipc::PipeConnection> {
     let builder = asyncipc::PipeClient::builder(name).no_wait();
     let mut clients = Vec::new();
@@ -234,7 +234,7 @@ pub fn under_wine() -> bool {
             fn GetModuleHandleA(name: *const c_char) -> *mut c_void;
             fn GetProcAddress(module: *mut c_void, name: *const c_char) -> *mut c_void;
         }
-        // SAFETY: both texts end with NUL, and ntdll is in every process for good.
+        // SAFETY: both texts end with NUL, and ntdll is never unloaded.
         let found = unsafe {
             GetProcAddress(
                 GetModuleHandleA(c"ntdll.dll".as_ptr()),
@@ -284,7 +284,7 @@ pub fn handles() -> usize {
         assert!(status >= 0, "NtQuerySystemInformation says {status:#x}");
         let count = buffer[0];
         assert!(head + count * size_of::<Entry>() <= bytes as usize);
-        // SAFETY: behind the count and a reserved word, as many entries are there, aligned.
+        // SAFETY: after the count and a reserved word come that many aligned entries.
         let entries = unsafe {
             let first = buffer.as_ptr().add(2).cast::<Entry>();
             std::slice::from_raw_parts(first, count)

@@ -6,8 +6,8 @@ use std::io::{Write, stderr};
 use std::sync::Mutex;
 use std::{env, thread};
 
-/// Says why a test is skipped here: on the standard error, where the test harness does not hide it, and
-/// in the list that `scripts/check-skips` compares. That list leaves out what follows a colon, which
+/// Says why a test is skipped here: on standard error, where the test harness does not hide it, and in
+/// the list that `scripts/check-skips` compares. That list leaves out what follows a colon, which
 /// may differ from run to run.
 pub fn skipped(why: impl Display) {
     let _ = writeln!(stderr(), "skipped: {why}");

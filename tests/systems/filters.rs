@@ -17,7 +17,7 @@ async fn a_server_accepts_and_a_connection_closes_behind_a_filter() {
     let mut server = PipeServer::bind(&path).unwrap();
     let mut client = within(PipeClient::connect(&path)).await.unwrap();
     let mut accepted = within(server.accept()).await.unwrap();
-    // It does not block: a read of nothing stays pending.
+    // The end does not block: a read stays pending while there is nothing.
     assert!(crate::common::stays_pending(&mut accepted.next()).await);
     client.send("hello".into()).await.unwrap();
     let closing = tokio::spawn(client.close());
@@ -80,7 +80,7 @@ async fn closing_tells_whether_everything_was_read_where_a_filter_refuses_to_tel
     within(closing).await.unwrap().unwrap();
     within(accepted.close()).await.unwrap();
 
-    // One that leaves without having read.
+    // The peer leaves without having read.
     let (mut client, accepted) = crate::common::pair().await;
     client.send("hello".into()).await.unwrap();
     drop(accepted);

@@ -11,10 +11,10 @@ use futures::{SinkExt, StreamExt};
 use crate::common::{itself, place, role, run_as, within};
 use crate::{in_namespace, meet};
 
-/// Forks; what the child does is done when this returns, unless it goes on for ever.
+/// Forks, and waits until the child has done `what`, however long that takes.
 fn in_a_fork(what: impl FnOnce()) {
-    // SAFETY: the child does not return from here. It allocates, which glibc lets it, and it uses
-    // what other threads do not.
+    // SAFETY: the child does not return from here. It allocates, which glibc allows, and it uses
+    // nothing that other threads use.
     match unsafe { libc::fork() } {
         -1 => panic!("{}", std::io::Error::last_os_error()),
         0 => {
@@ -53,7 +53,7 @@ async fn a_forked_child_that_drops_its_copy_of_a_connection_leaves_it_alone() {
         return run_as("alone", &mut itself(test));
     }
     let (mut client, mut server) = crate::common::pair().await;
-    // Both have looked in vain, and wait to be told.
+    // Both have found nothing, and wait to be woken.
     assert!(crate::common::stays_pending(&mut client.next()).await);
     assert!(crate::common::stays_pending(&mut server.next()).await);
     let mut copies = Some((client, server));
@@ -72,7 +72,7 @@ async fn a_forked_child_that_drops_its_copy_of_a_connection_leaves_it_alone() {
     closed.1.unwrap();
 }
 
-/// In a pid namespace, this process is the first one of it, and its child is the first of another.
+/// This process is the first in its pid namespace, and its child is the first in another one.
 #[tokio::test]
 async fn a_forked_child_with_its_parents_number_leaves_what_is_the_parents_alone() {
     let test = "forks::a_forked_child_with_its_parents_number_leaves_what_is_the_parents_alone";
@@ -84,10 +84,10 @@ async fn a_forked_child_with_its_parents_number_leaves_what_is_the_parents_alone
     let (_folder, path) = place();
     let server = PipeServer::bind(&path).unwrap();
     let (mut client, mut accepted) = crate::common::pair().await;
-    // Both have looked in vain, and wait to be told.
+    // Both have found nothing, and wait to be woken.
     assert!(crate::common::stays_pending(&mut client.next()).await);
     assert!(crate::common::stays_pending(&mut accepted.next()).await);
-    // SAFETY: takes a number. From now on, this thread starts no other.
+    // SAFETY: takes a number. From now on, this thread starts no threads.
     let unshared = unsafe { libc::unshare(libc::CLONE_NEWPID) };
     assert_eq!(unshared, 0, "{}", std::io::Error::last_os_error());
     let mut copies = Some((server, client, accepted));
@@ -122,7 +122,7 @@ async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up(
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let _entered = runtime.enter();
-            // A child that has a copy of a listening socket keeps it alive, so either may fail.
+            // A child that has a copy of a listening socket keeps it alive, so either bind may fail.
             while !stop.load(Relaxed) {
                 let _ = fs::remove_file(&path);
                 drop(UnixListener::bind(&path));
@@ -131,7 +131,7 @@ async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up(
             let _ = fs::remove_file(&path);
         });
         for _ in 0..200 {
-            // SAFETY: the child only waits to be ended, at the latest with this thread.
+            // SAFETY: the child only waits to be killed, at the latest when this thread ends.
             match unsafe { libc::fork() } {
                 0 => loop {
                     // SAFETY: both take numbers, or nothing.
@@ -149,7 +149,7 @@ async fn children_that_are_forked_while_a_server_is_being_bound_hold_nothing_up(
     let bound = PipeServer::bind(&path);
     for child in children {
         assert!(child > 0);
-        // SAFETY: takes numbers; it is a child of ours that nobody has waited for.
+        // SAFETY: takes numbers; nobody has waited for this child of ours yet.
         unsafe {
             libc::kill(child, libc::SIGKILL);
             libc::waitpid(child, std::ptr::null_mut(), 0);

@@ -1,4 +1,4 @@
-//! Files that are taken for stale, and the lock for binding.
+//! Files that a server takes for stale, and the lock for binding.
 
 use std::cell::{Cell, OnceCell};
 use std::fs::{self, Permissions};
@@ -15,8 +15,8 @@ use crate::{
     again_in_a_folder_for_all, filter, in_namespace, install, meet, refuse, refused_with, umask,
 };
 
-/// Asks a question each time that this thread is about to make one of the calls, and keeps the
-/// answers: what it asks must not need these calls.
+/// Asks a question each time this thread is about to make one of the calls, and keeps the answers.
+/// The question itself must not need these calls.
 fn before_each(
     calls: &[libc::c_long],
     question: impl Fn(libc::c_long) -> bool + Send + 'static,
@@ -30,10 +30,10 @@ fn before_each(
     let asked = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
     let answers = Arc::new(Mutex::new(vec![]));
     let kept = answers.clone();
-    // It ends with the process.
+    // This thread ends with the process.
     std::thread::spawn(move || {
         loop {
-            // SAFETY: zeros are a value of this structure.
+            // SAFETY: zeros are a valid value of this structure.
             let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
             // SAFETY: the system writes a structure of this type.
             let received = unsafe { libc::ioctl(asked.as_raw_fd(), RECV, &mut call) };
@@ -59,7 +59,7 @@ const UNLINK: [libc::c_long; 2] = [libc::SYS_unlink, libc::SYS_unlinkat];
 #[cfg(not(target_arch = "x86_64"))]
 const UNLINK: [libc::c_long; 1] = [libc::SYS_unlinkat];
 
-/// What has come meanwhile is not what was found stale.
+/// A socket that has come meanwhile is not the one that was found stale.
 #[tokio::test]
 async fn a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it() {
     let test = "locks::a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it";
@@ -72,7 +72,7 @@ async fn a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it() {
     let (asked, other) = (Cell::new(false), OnceCell::new());
     let answers = before_each(&[libc::SYS_connect, libc::SYS_close], {
         let path = path.clone();
-        // Once somebody has asked who listens, and been refused.
+        // Acts once somebody has tried to connect and was refused.
         move |call| {
             if call == libc::SYS_connect {
                 asked.set(true);
@@ -90,7 +90,7 @@ async fn a_socket_that_takes_the_place_of_a_stale_one_is_not_removed_with_it() {
     UnixStream::connect(&path).unwrap();
 }
 
-/// A file is stale when nobody answers: whoever finds it so takes the name for itself.
+/// A file is stale when nobody answers. Whoever finds it stale takes the name.
 #[tokio::test]
 async fn a_server_that_ends_answers_until_its_file_is_gone() {
     let test = "locks::a_server_that_ends_answers_until_its_file_is_gone";
@@ -128,7 +128,7 @@ async fn an_endpoint_that_ends_answers_until_its_file_is_gone() {
     assert_eq!(*answers.lock().unwrap(), [true]);
 }
 
-/// Who gets in before a server listens, and holds what it holds, holds it up for good.
+/// Anyone who could take the lock before a server listens would hold the server up for good.
 #[tokio::test]
 async fn the_lock_for_binding_is_a_file_that_only_the_user_can_open_and_is_gone_afterwards() {
     let test =

@@ -1,5 +1,5 @@
-//! What systems may lack or forbid: calls behind a filter, /proc, users without a number, bits
-//! behind a umask; and what a fork leaves behind.
+//! What systems may lack or forbid: calls that a filter refuses, /proc, numbers of users, bits that
+//! a umask clears. And what a fork leaves behind.
 #![cfg(target_os = "linux")]
 
 #[path = "../common/mod.rs"]
@@ -21,8 +21,8 @@ use futures::{SinkExt, StreamExt};
 
 const UMASKS: [libc::mode_t; 3] = [0o022, 0o077, 0o777];
 
-/// Runs the test once more in a process whose temporary folder is one of its own that is for all, as
-/// /tmp is, and that has no other one for sockets.
+/// Runs the test again in a process with a temporary folder of its own that is for all, as /tmp is,
+/// and with no other folder for sockets.
 fn again_in_a_folder_for_all(test: &str) {
     let temporary = tempfile::tempdir().unwrap();
     fs::set_permissions(temporary.path(), Permissions::from_mode(0o1777)).unwrap();
@@ -33,13 +33,13 @@ fn again_in_a_folder_for_all(test: &str) {
     run_as(temporary.path().to_str().unwrap(), &mut command);
 }
 
-/// Sets the umask of this process, which has to be one of its own.
+/// Sets the umask of this process, which must run this one test only.
 fn umask(mask: libc::mode_t) {
     // SAFETY: takes a number.
     unsafe { libc::umask(mask) };
 }
 
-/// A filter that answers some calls in a way of its own (seccomp(2)).
+/// A filter (seccomp(2)) that gives `answer` to some calls.
 fn filter(calls: &[libc::c_long], answer: u32) -> Vec<libc::sock_filter> {
     let statement = |code, k| libc::sock_filter {
         code,
@@ -48,7 +48,7 @@ fn filter(calls: &[libc::c_long], answer: u32) -> Vec<libc::sock_filter> {
         k,
     };
     let give = |k| statement((libc::BPF_RET | libc::BPF_K) as u16, k);
-    // The call's number comes first in what a filter is given.
+    // The data that a filter gets begins with the call's number.
     let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     let equals = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let mut filter = vec![statement(load, 0)];
@@ -63,7 +63,7 @@ fn filter(calls: &[libc::c_long], answer: u32) -> Vec<libc::sock_filter> {
     filter
 }
 
-/// Puts a filter on this thread, and on those that it starts, for good.
+/// Puts a filter on this thread and on threads that it starts, permanently.
 fn install(mut filter: Vec<libc::sock_filter>, flags: libc::c_ulong) -> libc::c_long {
     let program = libc::sock_fprog {
         len: filter.len().try_into().unwrap(),
@@ -79,8 +79,8 @@ fn install(mut filter: Vec<libc::sock_filter>, flags: libc::c_ulong) -> libc::c_
     result
 }
 
-/// The error with which a filter is to refuse calls in this process. `None` in the test itself, after it
-/// has run as such a process for each.
+/// The error with which a filter must refuse calls in this process. In the test itself, runs the test in
+/// a process for each error, and returns `None`.
 fn refused_with(test: &str) -> Option<libc::c_int> {
     let Some(role) = role() else {
         for error in [libc::EPERM, libc::ENOSYS] {
@@ -91,13 +91,13 @@ fn refused_with(test: &str) -> Option<libc::c_int> {
     Some(role.parse().unwrap())
 }
 
-/// Refuses calls to this thread.
+/// Makes these calls of this thread fail with `error`.
 fn refuse(calls: &[libc::c_long], error: libc::c_int) {
     install(filter(calls, libc::SECCOMP_RET_ERRNO | error as u32), 0);
 }
 
-/// Runs `command` in new namespaces, if that may be done here: `options` are those of unshare(1),
-/// and `prepare` is a line of shell that comes first.
+/// Runs `test` in new namespaces, if that is allowed here. `options` are those of unshare(1), and
+/// `prepare` is shell code that runs first.
 fn in_namespace(options: &[&str], prepare: &str, test: &str, role: &str) -> bool {
     let script = format!("{prepare} exec \"$0\" \"$@\"");
     let unshare = |program: &std::ffi::OsStr| {
@@ -128,7 +128,7 @@ fn in_namespace(options: &[&str], prepare: &str, test: &str, role: &str) -> bool
     true
 }
 
-/// A client says something, and the server hears it.
+/// The server receives a message from a client.
 async fn meet(server: &mut PipeServer) {
     let mut client = within(PipeClient::connect(server.name())).await.unwrap();
     client.send("hello".into()).await.unwrap();

@@ -10,10 +10,10 @@ use asyncipc::unix::ServerBuilderExt;
 use crate::common::{itself, mode, place, role, run_as};
 use crate::{UMASKS, in_namespace, meet, refuse, refused_with, umask};
 
-/// fchmodat2(2), which not every libc has a name for.
+/// The number of fchmodat2(2), for which not every libc has a name.
 const FCHMODAT2: libc::c_long = 452;
 
-/// Modes that one can ask for, and umasks that keep some, all or none of their bits.
+/// Modes to ask for. `UMASKS` keep some, all or none of their bits.
 const MODES: [u32; 3] = [0o600, 0o660, 0o666];
 
 const WITHOUT_PROC: (&[&str], &str) = (
@@ -83,7 +83,7 @@ async fn a_server_binds_where_a_filter_refuses_to_change_modes_unless_the_umask_
     for part in [path.to_str().unwrap(), "0666", "0600", "fchmodat2", "/proc"] {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
-    // It has left nothing behind.
+    // Binding has left nothing behind.
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
 }
 
@@ -112,10 +112,10 @@ async fn a_server_binds_without_proc_and_behind_a_filter_where_nobody_else_can_w
     };
     refuse(&[FCHMODAT2], role.parse().unwrap());
     bind_with_every_mode(None).await;
-    // Where nobody else can remove what is ours.
+    // In a folder where nobody else can remove our files.
     bind_with_every_mode(Some(0o1777)).await;
 
-    // Somebody else might put a link in the socket's place, which chmod would follow.
+    // Somebody else might replace the socket with a link, which chmod would follow.
     let (folder, path) = place();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
     umask(0o077);

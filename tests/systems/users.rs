@@ -10,7 +10,7 @@ use asyncipc::{Error, PipeClient, PipeServer};
 use crate::common::{itself, mode, place, role, run_as, skipped, within};
 use crate::{UMASKS, again_in_a_folder_for_all, in_namespace, meet, umask};
 
-/// In a user namespace without a map nobody has a number: everybody is shown as the same one.
+/// In a user namespace without a map, no user has a number: all appear as the same one.
 const WITHOUT_USERS: &[&str] = &["--user"];
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_folder_of_a_user_without_a_number_is_his_who_can_change_its_mode() {
                     return skipped("only root can give a folder away");
                 }
             }
-            // Its runtime folder as well.
+            // Gives the runtime folder away as well.
             let runtime = temporary.path().join("runtime");
             let _ = fs::create_dir(&runtime);
             let _ = chown(&runtime, Some(12345), None);
@@ -110,7 +110,7 @@ async fn a_private_folder_that_keeps_its_owner_out_is_mended() {
     let Some(role) = role() else {
         return again_in_a_folder_for_all(test);
     };
-    // Root is kept out of nothing.
+    // Nothing keeps root out.
     // SAFETY: takes numbers.
     let user = unsafe {
         libc::setuid(12345);
@@ -129,7 +129,7 @@ async fn a_private_folder_that_keeps_its_owner_out_is_mended() {
             assert_eq!(mode(&folder), 0o700, "from {closed:o}");
             meet(&mut server).await;
         }
-        // Nothing is left, the lock file included.
+        // Nothing is left, not even the lock file.
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         fs::remove_dir(&folder).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Socket files: stale ones, live ones, and what is none.
+//! Socket files: stale ones, live ones, and files that are no sockets.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -39,7 +39,7 @@ async fn a_live_socket_of_another_program_is_not_replaced() {
     let (_folder, path) = place();
     let foreign = UnixListener::bind(&path).unwrap();
     in_use(&path);
-    // It has never accepted anybody, and still does not have to.
+    // The foreign program has accepted nobody so far, and did not have to.
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"x").unwrap();
     let heard = foreign.incoming().any(|it| {
@@ -116,7 +116,7 @@ async fn the_socket_file_is_removed_at_the_end_and_nothing_else_is_left() {
     drop(server);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 
-    // Also when the server is only shut down.
+    // The same holds when the server is only shut down.
     let mut server = PipeServer::bind(&path).unwrap();
     server.shutdown_handle().shutdown();
     within(server.accept()).await.unwrap_err();
@@ -200,7 +200,7 @@ fn of_fifty_servers_that_race_for_a_stale_socket_exactly_one_wins() {
 async fn servers_of_many_processes_race_for_a_stale_socket_and_one_wins() {
     let test = "files::servers_of_many_processes_race_for_a_stale_socket_and_one_wins";
     if let Some(role) = role() {
-        // Each racer comes, binds, says how it went, and stays until all have.
+        // Each racer connects to the judge, binds, reports the result, and stays until all have.
         let path = Path::new(&role);
         let door = path.with_file_name("door");
         let mut judge = UnixStream::connect(door).unwrap();

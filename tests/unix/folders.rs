@@ -1,4 +1,4 @@
-//! The private folder, in which the sockets of logical names are.
+//! The private folder for the sockets of logical names.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -20,7 +20,7 @@ async fn the_private_folder_is_in_the_runtime_folder_and_the_owners_alone() {
         return again_below(test, folder.path(), Some(folder.path()));
     };
     let folder = Path::new(&role).join("asyncipc");
-    // A name alone makes nothing, and neither does a client.
+    // Neither a name nor a client creates anything.
     let name = PipeName::new("it").unwrap();
     assert_eq!(name.as_path(), folder.join("it.sock"));
     let error = PipeClient::connect(&name).await.unwrap_err();
@@ -144,7 +144,7 @@ async fn an_error_of_the_private_folder_says_what_was_to_be_done_and_names_the_f
         "{text}"
     );
 
-    // A file is there.
+    // A file is in the folder's place.
     fs::create_dir(&role).unwrap();
     fs::write(&folder, "").unwrap();
     for (error, what) in [
@@ -178,7 +178,7 @@ async fn a_missing_server_is_looked_for_where_other_variables_lead_to() {
         Error::NotFound { elsewhere, .. } => elsewhere.clone(),
         _ => panic!("{error:?}"),
     };
-    // As if bound by a process without the variable.
+    // Binds as a process without the variable would.
     let other = Path::new(&role).join(format!("asyncipc-{}", user()));
     DirBuilder::new().mode(0o700).create(&other).unwrap();
     let path = other.join("it.sock");
@@ -190,12 +190,12 @@ async fn a_missing_server_is_looked_for_where_other_variables_lead_to() {
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()), "{text}");
     }
-    // It goes on, and another name is another one.
+    // The server goes on. The error for another name does not mention it.
     meet(&mut server).await;
     let error = PipeClient::connect("other").await.unwrap_err();
     assert_eq!(missing(&error), None);
 
-    // Not one that is dead, and not in a folder that somebody else can write to.
+    // The error mentions no dead server, and none in a folder that somebody else can write to.
     drop(server);
     leave_stale(&path);
     let error = PipeClient::connect("it").await.unwrap_err();
@@ -258,7 +258,7 @@ async fn what_is_no_socket_is_no_missing_server() {
     ] {
         let builder = PipeClient::builder(path);
         for builder in [builder.clone(), builder.wait_for_server(true)] {
-            // At once.
+            // The error comes at once.
             let error = builder.connect().now_or_never().unwrap().unwrap_err();
             assert!(
                 matches!(&error, Error::NotAPipe { found, .. } if *found == what),
@@ -272,7 +272,7 @@ async fn what_is_no_socket_is_no_missing_server() {
             );
         }
     }
-    // A socket of a server that is dead is waited for.
+    // If the socket is a dead server's, the client waits.
     leave_stale(&path);
     let mut connecting = Box::pin(PipeClient::builder(&path).wait_for_server(true).connect());
     assert!(connecting.as_mut().now_or_never().is_none());

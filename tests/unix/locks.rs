@@ -1,4 +1,4 @@
-//! The lock that a server takes while it is being bound.
+//! The lock that a server takes while it binds.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -20,7 +20,7 @@ async fn whoever_locks_the_folder_keeps_nobody_from_a_path_in_it() {
     meet(&mut PipeServer::bind(&path).unwrap()).await;
 }
 
-/// Where a server takes its lock, beside the socket.
+/// The file that a server locks, beside the socket.
 fn lock_file(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap().to_str().unwrap();
     path.with_file_name(format!(".{name}.asyncipc-lock"))
@@ -36,7 +36,7 @@ async fn while_a_server_is_being_bound_another_one_is_told_at_once() {
         let held = fs::File::create(lock_file(&path)).unwrap();
         held.lock().unwrap();
         in_use(&path);
-        // Who has died has let go of it.
+        // A process that has died holds no lock.
         drop(held);
         meet(&mut PipeServer::bind(&path).unwrap()).await;
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -64,7 +64,7 @@ async fn without_a_place_for_a_lock_a_path_is_bound_only_when_it_is_free() {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
     assert!(path.exists());
-    // A place for it is all that it takes.
+    // Only the lock's folder was missing.
     DirBuilder::new().create(missing).unwrap();
     meet(&mut PipeServer::bind(&path).unwrap()).await;
 }
@@ -81,14 +81,14 @@ async fn where_others_may_remove_files_the_lock_is_in_the_private_folder() {
     fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
     let path = shared.join("it.sock");
     leave_stale(&path);
-    // A stranger's lock is beside it.
+    // A stranger's lock is beside the socket.
     let held = fs::File::create(lock_file(&path)).unwrap();
     held.lock().unwrap();
     meet(&mut PipeServer::bind(&path).unwrap()).await;
     let private = Path::new(&role).join(format!("asyncipc-{}", user()));
     assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
 
-    // In a folder where each can remove only what is his, a stranger may at most be in the way.
+    // Where users can remove only their own files, a stranger can at most be in the way.
     fs::set_permissions(&shared, Permissions::from_mode(0o1777)).unwrap();
     in_use(&path);
     if give_away(&lock_file(&path)) {
@@ -121,7 +121,7 @@ async fn servers_that_see_another_runtime_folder_take_the_same_lock() {
     assert_eq!(fs::read_dir(&private).unwrap().count(), 0);
 }
 
-/// Others may link to a file of ours in a folder for all (fs.protected_hardlinks, proc_sys_fs(5)).
+/// In a folder for all, others may link to a file of ours (fs.protected_hardlinks, proc_sys_fs(5)).
 #[tokio::test]
 async fn another_link_to_a_file_in_the_place_of_the_lock_changes_nothing_about_the_file() {
     let (folder, path) = place();

@@ -1,4 +1,4 @@
-//! What is different about Unix sockets: files, modes, folders, and what the dead leave behind.
+//! What is different about Unix sockets: files, modes, folders, and what dead servers leave behind.
 #![cfg(unix)]
 
 #[path = "../common/mod.rs"]
@@ -22,13 +22,13 @@ use common::{itself, run_as, skipped, within};
 use futures::{SinkExt, StreamExt};
 use rustix::process::geteuid;
 
-/// Leaves a socket file behind, as a server does that is killed.
+/// Leaves a socket file behind, as a killed server does.
 fn leave_stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
     assert!(fs::symlink_metadata(path).unwrap().file_type().is_socket());
 }
 
-/// A client says something, and the server hears it; clients that leave at once are looked over.
+/// The server receives a message from a client. Clients that leave at once are skipped.
 async fn meet(server: &mut PipeServer) {
     let mut client = within(PipeClient::connect(server.name())).await.unwrap();
     client.send(Bytes::from_static(b"hello")).await.unwrap();
@@ -54,7 +54,7 @@ fn in_use(path: &Path) {
     );
 }
 
-/// Runs `test` again in another environment, where `role` finds the folder's path.
+/// Runs `test` again in another environment, where `role` returns the folder's path.
 fn again_below(test: &str, folder: &Path, runtime: Option<&Path>) {
     let mut command = itself(test);
     command.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", folder);
@@ -64,12 +64,12 @@ fn again_below(test: &str, folder: &Path, runtime: Option<&Path>) {
     run_as(folder.to_str().unwrap(), &mut command);
 }
 
-/// The user, as the system sees it.
+/// The effective user of this process.
 fn user() -> u32 {
     geteuid().as_raw()
 }
 
-/// Makes somebody else the owner, which only root can do.
+/// Makes another user the owner, which only root can do.
 fn give_away(path: &Path) -> bool {
     match chown(path, Some(12345), None) {
         Ok(()) => true,

@@ -70,7 +70,7 @@ async fn access_beyond_the_owner_is_a_mode_of_the_socket() {
         let mut server = builder.bind().unwrap();
         assert_eq!(mode(&path), wanted, "{access:?}");
         meet(&mut server).await;
-        // A mode says it more exactly.
+        // An explicit mode takes precedence.
         drop(server);
         let _server = builder.mode(0o640).bind().unwrap();
         assert_eq!(mode(&path), 0o640, "{access:?}");

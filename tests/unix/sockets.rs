@@ -65,7 +65,7 @@ async fn a_stream_lends_its_descriptor() {
 }
 
 /// More connections than are watched for writing from the start, unless there are very many
-/// processors; each is a client's end and a server's.
+/// processors. Each has a client's end and a server's.
 async fn hundred_pairs() -> Vec<(PipeConnection, PipeConnection)> {
     let mut pairs = Vec::new();
     for _ in 0..100 {
@@ -74,7 +74,7 @@ async fn hundred_pairs() -> Vec<(PipeConnection, PipeConnection)> {
     pairs
 }
 
-/// Sends more than the system keeps, to an end that begins to read when the other has to wait.
+/// Sends more than the system keeps, to an end that begins to read when the sender has to wait.
 async fn fill_and_read(mut from: PipeConnection, mut to: PipeConnection) {
     for size in [100_000, 3 << 20, 5, 1 << 20] {
         let message = sample(size, size);
@@ -122,7 +122,7 @@ async fn a_writer_that_never_waits_lets_other_tasks_run() {
     let (mut client, _server) = pair().await;
     let other = tokio::spawn(async {});
     for _ in 0..200 {
-        // As many as the system keeps.
+        // The system keeps this many.
         client.send(Bytes::from_static(b"more")).await.unwrap();
     }
     assert!(other.is_finished());

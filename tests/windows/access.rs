@@ -19,7 +19,7 @@ use windows_sys::Win32::Security::{
 use crate::common::{skipped, under_wine, unique_name, within};
 use crate::{ends, messages, receive};
 
-/// Who owns the pipe, and who may do what, as the system tells it.
+/// Who owns the pipe, and who may do what, as the system reports it.
 fn descriptor(pipe: &PipeStream) -> String {
     let handle: RawHandle = pipe.as_raw_handle();
     let mut descriptor = null_mut();
@@ -42,7 +42,7 @@ fn descriptor(pipe: &PipeStream) -> String {
 
 const PARTS: u32 = OWNER_SECURITY_INFORMATION | DACL_SECURITY_INFORMATION;
 
-/// A descriptor as the system writes it, which abbreviates in its own way.
+/// A descriptor as the system writes it, with its own abbreviations.
 fn as_the_system_writes_it(sddl: &str) -> String {
     let wide: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
     let mut descriptor = null_mut();
@@ -61,10 +61,10 @@ fn as_the_system_writes_it(sddl: &str) -> String {
 
 /// # Safety
 ///
-/// `descriptor` was allocated by the system, and is freed here.
+/// The system must have allocated `descriptor`. This frees it.
 unsafe fn text(descriptor: PSECURITY_DESCRIPTOR) -> String {
     let (mut text, mut len) = (null_mut(), 0);
-    // SAFETY: on success `text` has `len` units, which are freed here as well.
+    // SAFETY: on success `text` has `len` units. They are freed here as well.
     unsafe {
         let done = ConvertSecurityDescriptorToStringSecurityDescriptorW(
             descriptor,
@@ -82,7 +82,7 @@ unsafe fn text(descriptor: PSECURITY_DESCRIPTOR) -> String {
     }
 }
 
-/// The client's end of a pipe made as `builder` says, the connection kept alive, and this user.
+/// The client's end of a pipe that `builder` makes, and this user.
 async fn opened(builder: &ServerBuilder, client: &ClientBuilder) -> (PipeStream, String) {
     let mut server = builder.bind_bytes().unwrap();
     let (client, accepted) =
@@ -192,7 +192,7 @@ async fn remote_clients_are_rejected_unless_they_are_allowed() {
         .unwrap();
     for host in ["localhost", "127.0.0.1"] {
         let remote = |name| PipeClient::builder(format!(r"\\{host}\pipe\{name}")).no_wait();
-        // What is allowed tells whether this machine serves pipes to others at all.
+        // The pipe that allows remote clients shows whether this machine serves pipes to others at all.
         let mut client = match within(remote(&allowed).connect()).await {
             Ok(client) => client,
             Err(e) => {
@@ -228,7 +228,7 @@ async fn a_descriptor_that_keeps_the_server_from_making_instances_is_refused_whe
         return skipped("Wine does not ask for the right to make instances");
     }
     let (server, _) = ends("no-instances");
-    // Everybody may talk, nobody may make instances.
+    // Everybody may connect, nobody may make instances.
     let server = server.security_descriptor("D:P(A;;0x12019b;;;WD)");
     let error = server.bind().unwrap_err();
     assert!(matches!(error, Error::AccessDenied { .. }), "{error:?}");

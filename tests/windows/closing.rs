@@ -24,7 +24,7 @@ async fn send_to_the_end(conn: &mut PipeConnection) {
 
 #[tokio::test]
 async fn a_dropped_server_end_stays_for_its_client_as_long_as_the_linger() {
-    // Time goes on by leaps, in which nothing is waited for. They are much longer than the test.
+    // Time advances in leaps, during which nothing waits. They are much longer than the test.
     async fn leap(time: Duration) {
         tokio::time::pause();
         tokio::time::advance(time).await;
@@ -40,7 +40,7 @@ async fn a_dropped_server_end_stays_for_its_client_as_long_as_the_linger() {
         // More than the client's end reads ahead.
         accepted.send(sample(HOLDS, 0)).await.unwrap();
         drop(accepted);
-        // It reads and throws away, so that the client gets on.
+        // The dropped end reads and throws away, so that the client can go on.
         for seconds in [0, 9_000] {
             leap(Duration::from_secs(seconds)).await;
             for _ in 0..100 {
@@ -146,7 +146,7 @@ async fn the_last_messages_of_both_ends_arrive_although_both_are_dropped() {
     let (mut client, mut server) = pair_of(&server, &client).await;
     let sent = async { tokio::join!(stuck(&mut client), stuck(&mut server)) };
     within(sent).await;
-    // Each waits for the other to read; whoever reads to the end gets everything.
+    // Each waits for the other to read. An end that reads to the end gets everything.
     drop(client);
     assert!(collect(server).await == [sample(4 << 20, 0)]);
 }
@@ -171,7 +171,7 @@ async fn an_empty_message_ends_one_direction_where_it_is_taken_so() {
         assert!(matches!(error, Error::Closed { .. }), "{error:?}");
         assert_eq!(receive(theirs).await, "question");
         assert!(within(theirs.next()).await.is_none());
-        // The other direction goes on, until it is ended itself.
+        // The other direction goes on until it is closed itself.
         ends.reverse();
     }
     let [ours, theirs] = ends;
@@ -204,7 +204,7 @@ async fn a_pipe_of_bytes_cannot_be_closed_by_half() {
             let error = conn.close_write().await.unwrap_err();
             assert!(matches!(error, Error::ModeMismatch { .. }), "{error:?}");
         }
-        // Nothing has happened to it.
+        // The connection still works.
         ours.send("still open".into()).await.unwrap();
         assert_eq!(receive(&mut theirs).await, "still open");
     }

@@ -69,8 +69,8 @@ async fn asking_for_the_peer_leaves_the_thread_as_it_was() {
     receive(&mut accepted).await;
     for _ in 0..100 {
         assert!(accepted.peer().unwrap().is_same_user());
-        // What the thread does next, it does as itself: with the client's identity alone, no pipe
-        // can be made.
+        // The thread has its own identity again: with only the client's identity, it could not make
+        // a pipe.
         PipeServer::bind(unique_name("thread")).unwrap();
     }
 }
@@ -83,7 +83,7 @@ async fn a_server_whose_pipe_belongs_to_somebody_else_is_refused_before_anything
         } else {
             ends("not-mine")
         };
-        // Administrators may give what they make to all of them; nobody may give it to one other.
+        // An administrator may make the Administrators the owner. Nobody may make one other user the owner.
         let builder = builder.security_descriptor("O:BAD:P(A;;FA;;;WD)");
         let mut server = match builder.bind() {
             Ok(server) => server,
@@ -114,7 +114,7 @@ async fn asking_who_the_client_is_keeps_whom_the_thread_impersonates() {
 
     let impersonates = || {
         let mut token = null_mut();
-        // SAFETY: the pseudo-handle is valid; `token` is written on success, and closed then.
+        // SAFETY: the pseudo-handle is valid; `token` is written on success, and then closed.
         unsafe {
             let found = OpenThreadToken(GetCurrentThread(), TOKEN_QUERY, 1, &mut token) != 0;
             if found {

@@ -21,7 +21,7 @@ use bytes::BytesMut;
 use common::{PATIENCE, pair_of, unique_name, within};
 use futures::{FutureExt, StreamExt};
 
-/// More than a pipe holds while nobody reads, which is 64 KiB unless told otherwise.
+/// More than a pipe holds while nobody reads, which is 64 KiB by default.
 const LARGE: usize = 300_000;
 
 /// Builders for both ends of a pipe of messages that have all the time they need.
@@ -39,7 +39,7 @@ fn ends(what: &str) -> (ServerBuilder, ClientBuilder) {
     (server, client)
 }
 
-/// The two ends of a pipe of messages, both ways around: each behaviour holds for either end.
+/// The ends of two pipes of messages, one in either order: each behaviour holds for both ends.
 async fn both_ways(what: &str) -> [(PipeConnection, PipeConnection); 2] {
     let (server, client) = messages(what);
     let (a, b) = pair_of(&server, &client).await;
@@ -52,7 +52,7 @@ async fn receive(conn: &mut PipeConnection) -> BytesMut {
     within(conn.next()).await.expect("a message").unwrap()
 }
 
-/// Everything up to the clean end.
+/// Receives everything up to the clean end.
 async fn collect(mut conn: PipeConnection) -> Vec<BytesMut> {
     let mut all = vec![];
     while let Some(message) = within(conn.next()).await {
@@ -61,7 +61,7 @@ async fn collect(mut conn: PipeConnection) -> Vec<BytesMut> {
     all
 }
 
-/// Polls once, and says whether that was enough.
+/// Polls once. `None` if that was not enough.
 fn poll_once<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
     future.now_or_never()
 }

@@ -49,7 +49,7 @@ async fn many_small_messages_arrive_in_order() {
     for (mut ours, theirs) in both_ways("small").await {
         let sending = tokio::spawn(async move {
             for n in 0..COUNT {
-                // The sizes go past what is copied out, and past the first read.
+                // Some sizes exceed what is copied out, and some the first read.
                 ours.feed(sample(n * 7 % 5000, n)).await.unwrap();
             }
             ours.close().await.unwrap();
@@ -102,7 +102,7 @@ async fn a_message_above_the_limit_is_not_sent_and_the_connection_goes_on() {
 
 #[tokio::test]
 async fn a_received_message_above_the_limit_is_an_error_that_tells_its_size() {
-    // Found out with the first read, and after it.
+    // The size is found out with the first read, or after it.
     for (max, sent) in [
         (0, 1),
         (10, 11),
@@ -115,7 +115,7 @@ async fn a_received_message_above_the_limit_is_an_error_that_tells_its_size() {
         let (mut theirs, mut ours) = (server, client);
         theirs.feed(sample(max, 0)).await.unwrap();
         let sending = tokio::spawn(async move {
-            // It may never be read to its end.
+            // The message may never be read to its end.
             let _ = theirs.send(sample(sent, 0)).await;
             theirs
         });
@@ -173,7 +173,7 @@ async fn a_cancelled_next_loses_nothing() {
             let size = [0, 3, 5000, LARGE][n % 4];
             let mut sending = pin!(ours.send(sample(size, n)));
             let mut sent = false;
-            // Given up after each poll, in whatever state it is.
+            // `next` is dropped after each poll, in whatever state it is.
             let message = within(async {
                 loop {
                     sent = sent || poll_once(sending.as_mut()).is_some_and(|it| it.is_ok());
@@ -204,7 +204,7 @@ async fn a_slow_reader_holds_the_sender_back() {
             }
             assert!(taken < 1000, "nothing holds the sender back");
         }
-        // The last one was taken when it was given up, and goes out when there is room.
+        // The last message was taken before its `send` was dropped. It goes out when there is room.
         for n in 0..taken {
             assert!(
                 receive(&mut theirs).await == sample(4 << 10, n),

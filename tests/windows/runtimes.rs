@@ -131,13 +131,13 @@ fn the_peer_of_a_runtime_that_is_shut_down_with_operations_in_flight_sees_the_en
                 let _entered = theirs.enter();
                 server.bind().unwrap()
             };
-            // One after the other: the order of two that wait is the system's.
+            // One after the other: if two wait, the system chooses their order.
             let mut pair = || {
                 let ours = ours.block_on(within(client.connect())).unwrap();
                 (ours, theirs.block_on(within(server.accept())).unwrap())
             };
             let ((reading, first), (writing, second)) = (pair(), pair());
-            // A read that nothing comes for, and a write that nobody takes.
+            // A read for which nothing arrives, and a write that nobody reads.
             let started = Arc::new(tokio::sync::Semaphore::new(0));
             for (mut conn, send) in [(reading, false), (writing, true)] {
                 let started = started.clone();
@@ -162,7 +162,7 @@ fn the_peer_of_a_runtime_that_is_shut_down_with_operations_in_flight_sees_the_en
             }
             theirs.block_on(async {
                 assert!(collect(first).await.is_empty());
-                // What was taken to be sent still arrives.
+                // What `send` has taken still arrives.
                 assert!(collect(second).await == [sample(LARGE, 0)]);
             });
         }
@@ -207,7 +207,7 @@ async fn a_server_outlives_the_thread_that_bound_it() {
     accepted.unwrap();
 }
 
-/// Dropping polls operations, which must not count against the task that drops.
+/// Dropping polls operations. That must not use up the budget of the task that drops.
 #[test]
 fn a_connection_can_be_dropped_by_a_task_that_has_used_up_its_budget() {
     let (done, is_done) = std::sync::mpsc::channel();

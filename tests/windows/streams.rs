@@ -25,7 +25,7 @@ async fn as_a_stream_of_bytes_a_pipe_of_messages_has_no_boundaries() {
         let mut bytes = vec![0; LARGE / 10];
         within(theirs.read_exact(&mut bytes)).await.unwrap();
         assert!(bytes == sample(LARGE / 10, 0));
-        // The other way, each write is a message.
+        // In the other direction, each write is a message.
         for write in [&b"a"[..], b"few", b"writes"] {
             theirs.write_all(write).await.unwrap();
             theirs.flush().await.unwrap();
@@ -74,7 +74,7 @@ async fn a_client_of_bytes_on_a_pipe_of_messages_reads_bytes_and_writes_messages
     }
 }
 
-/// Which ends of a pipe of bytes use overlapped I/O of this crate.
+/// Which ends of a pipe of bytes use this crate's overlapped I/O.
 const OVERLAPPED: [(bool, bool); 3] = [(true, false), (false, true), (true, true)];
 
 fn bytes(what: &str, overlapped: (bool, bool)) -> (ServerBuilder, ClientBuilder) {
