@@ -22,15 +22,12 @@ use windows_sys::Win32::Foundation::{
     ERROR_IO_PENDING, ERROR_MORE_DATA, ERROR_SUCCESS, GetLastError, HANDLE, RtlNtStatusToDosError,
     STATUS_PENDING,
 };
-use windows_sys::Win32::Storage::FileSystem::{
-    ReadFile, SetFileCompletionNotificationModes, WriteFile,
-};
+use windows_sys::Win32::Storage::FileSystem::{ReadFile, WriteFile};
 use windows_sys::Win32::System::IO::{CancelIoEx, IO_STATUS_BLOCK, OVERLAPPED};
 use windows_sys::Win32::System::Threading::{
     CancelThreadpoolIo, CloseThreadpoolIo, CreateThreadpoolIo, PTP_CALLBACK_INSTANCE, PTP_IO,
     StartThreadpoolIo,
 };
-use windows_sys::Win32::System::WindowsProgramming::FILE_SKIP_COMPLETION_PORT_ON_SUCCESS;
 
 use crate::sync::lock;
 
@@ -39,8 +36,6 @@ use crate::sync::lock;
 pub(super) struct File {
     handle: ManuallyDrop<OwnedHandle>,
     io: PTP_IO,
-    /// Whether an operation that succeeds at once has no callback.
-    skips_success: bool,
 }
 
 // SAFETY: a `PTP_IO` may be used from any thread, and the system synchronises it.
@@ -66,30 +61,7 @@ impl File {
         Ok(Arc::new(File {
             handle: ManuallyDrop::new(handle),
             io,
-            skips_success: false,
         }))
-    }
-
-    /// As `new`, for a handle that never answers ERROR_MORE_DATA. Where the system allows it, an
-    /// operation that succeeds at once wakes no thread of the pool.
-    pub(super) fn new_without_warnings(handle: OwnedHandle) -> io::Result<Arc<Self>> {
-        let mut file = Self::new(handle)?;
-        let mode = FILE_SKIP_COMPLETION_PORT_ON_SUCCESS as u8;
-        // SAFETY: the handle is open, and nothing was begun on it yet.
-        let skips = unsafe { SetFileCompletionNotificationModes(file.as_raw_handle(), mode) } != 0;
-        Arc::get_mut(&mut file).expect("made above").skips_success = skips;
-        Ok(file)
-    }
-
-    /// Whether the pool has to be told that this operation has no callback:
-    /// <https://learn.microsoft.com/windows/win32/api/threadpoolapiset/nf-threadpoolapiset-cancelthreadpoolio>.
-    fn no_callback(&self, begun: &Begun) -> bool {
-        match begun {
-            Begun::Pending => false,
-            // The documentation does not say what happens to a warning. A file that skips has none.
-            Begun::Over(error) => self.skips_success && *error == ERROR_SUCCESS,
-            Begun::Not(_) => true,
-        }
     }
 }
 
@@ -151,10 +123,10 @@ impl Outcome {
 enum Begun {
     /// The callback will come.
     Pending,
-    /// Done already, with this warning or ERROR_SUCCESS. The callback still comes, unless the file
-    /// skips it.
+    /// Done already, with this error, or ERROR_SUCCESS. The callback will come all the same: the file
+    /// does not skip it.
     Over(u32),
-    /// Failed at once. No callback.
+    /// No callback.
     Not(u32),
 }
 
@@ -311,24 +283,24 @@ impl Op {
         let completion = Arc::into_raw(op.clone());
         // `overlapped` is the first field; this pointer may be cast back to one to the whole `Op`.
         let overlapped = completion.cast::<OVERLAPPED>().cast_mut();
-        let begun = call(file.as_raw_handle(), &mut state.buffer, overlapped);
-        if file.no_callback(&begun) {
-            // SAFETY: matches the start above, and takes back the reference, which nobody else will.
-            unsafe {
-                CancelThreadpoolIo(file.io);
-                drop(Arc::from_raw(completion));
-            }
-        }
-        state.outcome = match begun {
-            Begun::Pending => None,
-            // The caller need not wait for the callback, if there is one.
+        match call(file.as_raw_handle(), &mut state.buffer, overlapped) {
+            Begun::Pending => {}
+            // The caller need not wait for the callback.
             Begun::Over(error) => {
                 // SAFETY: the operation is over, so the system does not write there any more.
                 let bytes = unsafe { (*op.overlapped.get()).InternalHigh };
-                Some(Outcome { error, bytes })
+                state.outcome = Some(Outcome { error, bytes });
             }
-            Begun::Not(error) => Some(Outcome { error, bytes: 0 }),
-        };
+            Begun::Not(error) => {
+                // SAFETY: matches the start above, and takes back the reference, which nobody
+                // else will.
+                unsafe {
+                    CancelThreadpoolIo(file.io);
+                    drop(Arc::from_raw(completion));
+                }
+                state.outcome = Some(Outcome { error, bytes: 0 });
+            }
+        }
         drop(state);
         op
     }
@@ -418,114 +390,5 @@ unsafe extern "system" fn completed(
     };
     if let Some(waker) = waker {
         waker.wake();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::{self, OpenOptions};
-    use std::io::{Read, Write};
-    use std::os::windows::io::FromRawHandle;
-    use std::time::{Duration, Instant};
-
-    use windows_sys::Win32::Foundation::INVALID_HANDLE_VALUE;
-    use windows_sys::Win32::Storage::FileSystem::{FILE_FLAG_OVERLAPPED, PIPE_ACCESS_DUPLEX};
-    use windows_sys::Win32::System::Pipes::CreateNamedPipeW;
-
-    use super::*;
-
-    /// A server's end for `File`, and a client's that blocks.
-    fn ends(what: &str) -> (OwnedHandle, fs::File) {
-        let path = format!(
-            r"\\.\pipe\asyncipc-overlapped-{what}-{}",
-            std::process::id()
-        );
-        let wide: Vec<u16> = path.encode_utf16().chain([0]).collect();
-        let access = PIPE_ACCESS_DUPLEX | FILE_FLAG_OVERLAPPED;
-        // SAFETY: the path ends with NUL.
-        let server = unsafe {
-            CreateNamedPipeW(wide.as_ptr(), access, 0, 1, 4096, 4096, 0, std::ptr::null())
-        };
-        assert_ne!(server, INVALID_HANDLE_VALUE);
-        let client = OpenOptions::new().read(true).write(true).open(path);
-        // SAFETY: the call has just given us this handle, and nobody else has it.
-        let server = unsafe { OwnedHandle::from_raw_handle(server) };
-        (server, client.unwrap())
-    }
-
-    fn eventually(what: &str, holds: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !holds() {
-            assert!(Instant::now() < deadline, "{what}");
-            std::thread::yield_now();
-        }
-    }
-
-    fn finished(op: &Op) -> (Outcome, Buffer) {
-        eventually("the operation has not ended", || op.is_over());
-        match op.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(ended) => ended,
-            Poll::Pending => unreachable!("it is over"),
-        }
-    }
-
-    fn read(op: &Op) -> BytesMut {
-        match finished(op) {
-            (Outcome { error: 0, .. }, Buffer::Read(bytes)) => bytes,
-            (outcome, _) => panic!("{outcome:?}"),
-        }
-    }
-
-    #[test]
-    fn what_succeeds_at_once_wakes_no_thread_of_the_pool() {
-        let (server, mut client) = ends("skips");
-        let file = File::new_without_warnings(server).unwrap();
-        assert!(file.skips_success);
-
-        let write = Op::write(&file, Bytes::from_static(b"hello"));
-        // No callback has a reference, before or after.
-        assert_eq!(Arc::strong_count(&write), 1);
-        assert_eq!(finished(&write).0.result().unwrap(), 5);
-        let mut hello = [0; 5];
-        client.read_exact(&mut hello).unwrap();
-        assert_eq!(&hello, b"hello");
-
-        client.write_all(b"welcome").unwrap();
-        let at_once = Op::read(&file, BytesMut::with_capacity(100));
-        assert_eq!(Arc::strong_count(&at_once), 1);
-        assert_eq!(read(&at_once), "welcome");
-
-        // An operation that stays pending has its callback.
-        let later = Op::read(&file, BytesMut::with_capacity(100));
-        assert!(!later.is_over());
-        client.write_all(b"bye").unwrap();
-        assert_eq!(read(&later), "bye");
-        eventually("a callback keeps its operation", || {
-            Arc::strong_count(&later) == 1
-        });
-
-        // One that fails at once has none.
-        drop(client);
-        let failed = Op::write(&file, Bytes::from_static(b"anybody?"));
-        assert_eq!(Arc::strong_count(&failed), 1);
-        finished(&failed).0.result().unwrap_err();
-
-        drop((write, at_once, later, failed));
-        assert_eq!(Arc::strong_count(&file), 1);
-    }
-
-    #[test]
-    fn where_nothing_is_skipped_each_operation_has_its_callback() {
-        let (server, mut client) = ends("all");
-        let file = File::new(server).unwrap();
-        let write = Op::write(&file, Bytes::from_static(b"hello"));
-        assert_eq!(finished(&write).0.result().unwrap(), 5);
-        client.write_all(b"welcome").unwrap();
-        let at_once = Op::read(&file, BytesMut::with_capacity(100));
-        assert_eq!(read(&at_once), "welcome");
-        for op in [write, at_once] {
-            eventually("a callback has not come", || Arc::strong_count(&op) == 1);
-        }
-        assert_eq!(Arc::strong_count(&file), 1);
     }
 }

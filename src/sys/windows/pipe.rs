@@ -61,8 +61,7 @@ struct Reading {
 }
 
 impl Pipe {
-    /// With `messages`, the pipe may be read as messages.
-    pub(super) fn new(handle: OwnedHandle, messages: bool, empty_is_end: bool) -> io::Result<Self> {
+    pub(super) fn new(handle: OwnedHandle, empty_is_end: bool) -> io::Result<Self> {
         let reading = Reading {
             op: None,
             buffer: BytesMut::new(),
@@ -72,10 +71,7 @@ impl Pipe {
             left: false,
         };
         Ok(Pipe {
-            file: match messages {
-                true => File::new(handle)?,
-                false => File::new_without_warnings(handle)?,
-            },
+            file: File::new(handle)?,
             reading: Mutex::new(reading),
             empty_is_end,
             unconfirmed: AtomicBool::new(false),

@@ -100,9 +100,9 @@ impl End {
                     }
                 }
             }
-            Transport::Overlapped => Pipe::new(handle, false, false).map(End::Overlapped),
+            Transport::Overlapped => Pipe::new(handle, false).map(End::Overlapped),
             Transport::Messages => {
-                let pipe = Pipe::new(handle, true, options.end_on_empty_message)?;
+                let pipe = Pipe::new(handle, options.end_on_empty_message)?;
                 if !is_server {
                     pipe.set_message_mode()?;
                 }
