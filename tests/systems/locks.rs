@@ -17,6 +17,11 @@ use crate::{
 
 /// Asks a question each time this thread is about to make one of the calls, and keeps the answers.
 /// The question itself must not need these calls.
+#[allow(
+    clippy::useless_conversion,
+    clippy::unnecessary_cast,
+    reason = "the system's types are the same on 32 bits"
+)]
 fn before_each(
     calls: &[libc::c_long],
     question: impl Fn(libc::c_long) -> bool + Send + 'static,
