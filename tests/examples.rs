@@ -485,18 +485,29 @@ async fn two_endpoints_talk_by_name_also_when_one_of_them_is_started_again() {
     let [gui, worker] = ["gui", "worker"].map(|it| unique_name(&format!("example-{it}")));
     let start = async |name: &str, to: &str| {
         let mut endpoint = Running::start(example("endpoints", &[name, "--to", to]));
-        let ready = endpoint.line().await;
-        assert!(
-            ready.starts_with("ready on ") && ready.contains(name),
-            "{ready}"
-        );
-        endpoint
+        // Its handlers may be called before it has printed that it is ready.
+        let mut handled = std::collections::VecDeque::new();
+        loop {
+            let line = endpoint.line().await;
+            if line.starts_with("ready on ") {
+                assert!(line.contains(name), "{line}");
+                return (endpoint, handled);
+            }
+            handled.push_back(line);
+        }
     };
-    let mut one = start(&gui, &worker).await;
+    let next = async |endpoint: &mut Running, handled: &mut std::collections::VecDeque<String>| {
+        match handled.pop_front() {
+            Some(line) => line,
+            None => endpoint.line().await,
+        }
+    };
+    let (mut one, _) = start(&gui, &worker).await;
     // Nobody is there yet.
     one.types("hello").await;
-    let mut two = start(&worker, &gui).await;
-    assert_eq!(two.line().await, format!("{gui}: hello"));
+    let (mut two, mut handled) = start(&worker, &gui).await;
+    let line = next(&mut two, &mut handled).await;
+    assert_eq!(line, format!("{gui}: hello"));
     two.types("? good day").await;
     assert_eq!(two.line().await, format!("{gui} replies \"GOOD DAY\""));
 
@@ -506,9 +517,10 @@ async fn two_endpoints_talk_by_name_also_when_one_of_them_is_started_again() {
     for line in ["one", "two", "three"] {
         one.types(line).await;
     }
-    let mut two = start(&worker, &gui).await;
-    for line in ["one", "two", "three"] {
-        assert_eq!(two.line().await, format!("{gui}: {line}"));
+    let (mut two, mut handled) = start(&worker, &gui).await;
+    for expected in ["one", "two", "three"] {
+        let line = next(&mut two, &mut handled).await;
+        assert_eq!(line, format!("{gui}: {expected}"));
     }
     two.types("again").await;
     assert_eq!(one.line().await, format!("{worker}: again"));
