@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::time::Duration;
 
-use asyncipc::{BoxError, Error, PipeClient, PipeConnection, PipeListener, PipeServer};
-use common::{stays_pending, unique_name, within};
+use asyncipc::{Error, PipeClient, PipeListener, PipeServer};
+use common::{echo, stays_pending, unique_name, within};
 use futures::stream::FusedStream;
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
@@ -52,13 +52,6 @@ fn is_shut_down<T: std::fmt::Debug>(result: Result<T, Error>) {
 async fn is_missing(name: &str) {
     let error = within(PipeClient::connect(name)).await.unwrap_err();
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
-}
-
-async fn echo(mut conn: PipeConnection) -> Result<(), BoxError> {
-    while let Some(message) = conn.next().await {
-        conn.send(message?.freeze()).await?;
-    }
-    Ok(())
 }
 
 #[test]
@@ -191,7 +184,7 @@ fn handlers_finish_before_a_server_ends_with_an_error() {
                 Ok(())
             }
         });
-        let serving = tokio::spawn(serving.into_future());
+        let serving = tokio::spawn(serving);
         let _client = PipeClient::connect(&name).await.unwrap();
         begins.await.unwrap();
         own.shutdown_background();

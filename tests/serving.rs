@@ -10,20 +10,13 @@ use std::time::Duration;
 use asyncipc::{
     BoxError, Error, PipeClient, PipeConnection, PipeServer, Serve, ServerStats, ShutdownHandle,
 };
-use common::{HOLDS, Log, sample, stays_pending, unique_name, within};
+use common::{HOLDS, Log, echo, sample, stays_pending, unique_name, within};
 use futures::{SinkExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 type Serving = JoinHandle<Result<ServerStats, Error>>;
-
-async fn echo(mut conn: PipeConnection) -> Result<(), BoxError> {
-    while let Some(message) = conn.next().await {
-        conn.send(message?.freeze()).await?;
-    }
-    Ok(())
-}
 
 fn spawn_echo(server: PipeServer) -> (Serving, ShutdownHandle) {
     let stop = server.shutdown_handle();

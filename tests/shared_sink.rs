@@ -8,13 +8,8 @@ use std::time::Duration;
 
 use asyncipc::{ClientBuilder, Error, PipeConnection, ServerBuilder, SharedSender};
 use bytes::Bytes;
-use common::{pair, pair_of, sample, stays_pending, transports, within};
+use common::{fill_sender, pair, pair_of, sample, shared, stays_pending, transports, within};
 use futures::{Sink, SinkExt, StreamExt};
-
-async fn shared() -> (SharedSender, PipeConnection) {
-    let (client, server) = pair().await;
-    (client.split().0.into_shared(), server)
-}
 
 /// A sender and its peer for each transport.
 async fn each() -> Vec<(&'static str, SharedSender, PipeConnection)> {
@@ -49,20 +44,6 @@ fn half_closes(transport: &str) -> bool {
     cfg!(unix) || transport == "messages"
 }
 
-/// Sends until there is no room, and says how often that worked.
-async fn fill(sender: &SharedSender, message: &Bytes) -> usize {
-    let mut sent = 0;
-    let mut sending = Box::pin(async {
-        loop {
-            sender.send(message.clone()).await.unwrap();
-            sent += 1;
-        }
-    });
-    assert!(stays_pending(&mut sending).await);
-    drop(sending);
-    sent
-}
-
 async fn ready(sink: &mut SharedSender) {
     within(poll_fn(|cx| Pin::new(&mut *sink).poll_ready(cx)))
         .await
@@ -78,7 +59,7 @@ async fn send_by_sink(sink: &mut (impl Sink<Bytes, Error = Error> + Unpin), mess
 async fn a_message_for_which_there_is_no_room_is_refused_and_not_sent() {
     for (transport, sender, mut server) in each().await {
         let message = sample(10_000, 0);
-        let sent = fill(&sender, &message).await;
+        let sent = fill_sender(&sender, &message).await;
         let refused = sender.try_send("refused".into()).unwrap_err();
         let id = sender.id();
         assert!(
@@ -232,7 +213,7 @@ async fn what_only_a_sink_has_taken_counts_as_lost_at_the_linger_deadline() {
         let sender = sender.into_shared();
         let mut sink = sender.clone();
         ready(&mut sink).await;
-        fill(&sender, &sample(10_000, 0)).await;
+        fill_sender(&sender, &sample(10_000, 0)).await;
         sink.start_send_unpin("lost".into()).unwrap();
         let error = within(sender.close()).await.unwrap_err();
         assert!(
@@ -282,7 +263,7 @@ async fn a_sink_that_is_ready_has_a_place_whatever_others_send() {
         ready(&mut one).await;
         ready(&mut other).await;
         let message = sample(10_000, 0);
-        let sent = fill(&sender, &message).await;
+        let sent = fill_sender(&sender, &message).await;
         // Larger than what the batch copies, and small.
         let large = sample(100_000, 1);
         one.start_send_unpin(large.clone()).unwrap();

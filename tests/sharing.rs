@@ -4,34 +4,16 @@ mod common;
 
 use std::time::Duration;
 
-use asyncipc::{ClientBuilder, Error, PipeClient, PipeConnection, PipeServer, SharedSender};
+use asyncipc::{ClientBuilder, Error, PipeClient, PipeServer};
 use bytes::Bytes;
 use common::{
-    Log, PATIENCE, pair, pair_of, sample, stays_pending, transports, unique_name, within,
+    Log, PATIENCE, fill_sender, pair, pair_of, sample, shared, stays_pending, transports,
+    unique_name, within,
 };
 #[cfg(target_os = "linux")]
 use common::{itself, role, run_as};
 use futures::future::join_all;
 use futures::{SinkExt, StreamExt};
-
-async fn shared() -> (SharedSender, PipeConnection) {
-    let (client, server) = pair().await;
-    (client.split().0.into_shared(), server)
-}
-
-/// Sends until that has to wait, and says how often that worked.
-async fn fill(sender: &SharedSender, message: &Bytes) -> usize {
-    let mut sent = 0;
-    let mut sending = Box::pin(async {
-        loop {
-            sender.send(message.clone()).await.unwrap();
-            sent += 1;
-        }
-    });
-    assert!(stays_pending(&mut sending).await);
-    drop(sending);
-    sent
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_messages_of_many_tasks_arrive_and_those_of_each_in_order() {
@@ -105,7 +87,7 @@ async fn whoever_waits_for_an_answer_has_sent_the_question() {
 async fn senders_wait_while_the_peer_does_not_read_and_all_goes_on_when_it_does() {
     let (sender, mut server) = shared().await;
     let message = sample(10_000, 0);
-    let sent = fill(&sender, &message).await;
+    let sent = fill_sender(&sender, &message).await;
     // What the system holds, and the batch.
     assert!((1..1000).contains(&sent), "{sent}");
     let waiting = join_all((0..10).map(|_| sender.send(message.clone())));
@@ -123,7 +105,7 @@ async fn a_cancelled_send_has_sent_nothing() {
     let (sender, mut server) = shared().await;
     let message = sample(10_000, 0);
     // The one that had to wait is dropped.
-    let sent = fill(&sender, &message).await;
+    let sent = fill_sender(&sender, &message).await;
     let sending = sender.send("last".into());
     let reading = async {
         for _ in 0..sent {
@@ -139,7 +121,7 @@ async fn a_cancelled_send_has_sent_nothing() {
 async fn what_was_sent_goes_out_after_all_senders_are_gone_and_then_the_stream_ends() {
     let (sender, mut server) = shared().await;
     let message = sample(10_000, 0);
-    let sent = fill(&sender, &message).await;
+    let sent = fill_sender(&sender, &message).await;
     drop(sender);
     for _ in 0..sent {
         assert_eq!(within(server.next()).await.unwrap().unwrap(), message);
@@ -151,7 +133,7 @@ async fn what_was_sent_goes_out_after_all_senders_are_gone_and_then_the_stream_e
 async fn flushing_waits_until_the_system_has_everything() {
     let (sender, mut server) = shared().await;
     let message = sample(10_000, 0);
-    let sent = fill(&sender, &message).await;
+    let sent = fill_sender(&sender, &message).await;
     let mut flushing = Box::pin(sender.flush());
     assert!(stays_pending(&mut flushing).await);
     let reading = async {
@@ -223,7 +205,7 @@ async fn closing_ends_at_the_linger_deadline() {
 async fn what_was_sent_goes_out_when_closing_was_cancelled() {
     let (sender, mut server) = shared().await;
     let message = sample(10_000, 0);
-    let sent = fill(&sender, &message).await;
+    let sent = fill_sender(&sender, &message).await;
     assert!(stays_pending(&mut Box::pin(sender.close())).await);
     let error = sender.send("too late".into()).await.unwrap_err();
     assert!(matches!(error, Error::Closed { .. }), "{error}");

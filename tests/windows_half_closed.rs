@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
@@ -56,7 +55,7 @@ async fn a_server_that_shuts_down_waits_until_the_client_has_read_the_last_messa
             Ok(())
         }
     });
-    let mut serving = tokio::spawn(serving.into_future());
+    let mut serving = tokio::spawn(serving);
     let mut client = within(client.connect()).await.unwrap();
     client.send("hello".into()).await.unwrap();
     client.close_write().await.unwrap();

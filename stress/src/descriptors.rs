@@ -2,7 +2,6 @@
 //! again when there are some. The server is a child, whose limit is low.
 
 use std::fs::File;
-use std::future::IntoFuture;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::run::{
-    HANG, Result, Run, Started, count, ensure, fail, itself, multi_thread, number, numbered,
+    HANG, Result, Run, Started, count, echo, ensure, fail, itself, multi_thread, number, numbered,
     orders, unique, within,
 };
 
@@ -120,14 +119,9 @@ pub(crate) fn server(name: &str, seed: &str) -> Result<()> {
     let mut rng = SmallRng::seed_from_u64(seed.parse()?);
     multi_thread()?.block_on(async {
         let serving = PipeServer::bind(name)?
-            .serve(|mut conn| async move {
-                while let Some(message) = conn.next().await {
-                    conn.send(message?.freeze()).await?;
-                }
-                Ok(())
-            })
+            .serve(echo)
             .with_graceful_shutdown(async move { stop.notified().await });
-        let serving = tokio::spawn(serving.into_future());
+        let serving = tokio::spawn(serving);
         let mut exhausted = 0;
         while !serving.is_finished() {
             let mut taken = Vec::new();

@@ -1,7 +1,6 @@
 //! Raw peers that send whatever they like, in pieces, to a server, a hub and an endpoint. Honest
 //! clients beside them lose nothing.
 
-use std::future::IntoFuture;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -19,8 +18,8 @@ use tokio::task::{JoinSet, yield_now};
 
 use crate::platform::{self, Raw};
 use crate::run::{
-    Result, Run, SOON, count, ensure, fail, length, multi_thread, number, numbered, unique, within,
-    within_time,
+    Result, Run, SOON, count, echo, ensure, fail, length, multi_thread, number, numbered, unique,
+    within, within_time,
 };
 
 /// The longest message, so that it is cheap to send one above it.
@@ -66,13 +65,8 @@ async fn fuzz(run: &Run) -> Result<(u64, u64, u64)> {
         .linger(SOON)
         .bind()?;
     let stop = server.shutdown_handle();
-    let serving = server.serve(|mut conn| async move {
-        while let Some(message) = conn.next().await {
-            conn.send(message?.freeze()).await?;
-        }
-        Ok(())
-    });
-    let serving = tokio::spawn(serving.into_future());
+    let serving = server.serve(echo);
+    let serving = tokio::spawn(serving);
 
     let hub = PipeServer::builder(&names[1])
         .max_message_size(LIMIT)

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use asyncipc::{BoxError, PipeClient, PipeConnection};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::process::{Child, ChildStdin, Command};
@@ -116,6 +117,14 @@ impl Findings {
             lines.collect::<String>()
         )
     }
+}
+
+/// A handler that sends back what its client sends.
+pub(crate) async fn echo(mut conn: PipeConnection) -> Result<()> {
+    while let Some(message) = conn.next().await {
+        conn.send(message?.freeze()).await?;
+    }
+    Ok(())
 }
 
 /// A name that this process, and no other campaign, uses.

@@ -1,6 +1,5 @@
 //! Everything at once for long. Memory and descriptors do not grow.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::platform;
 use crate::run::{
-    Result, Run, SOON, connect, count, ensure, length, multi_thread, numbered, unique, within,
+    Result, Run, SOON, connect, count, echo, ensure, length, multi_thread, numbered, unique, within,
 };
 
 /// How much more memory may be in use at the end than at the most while it warmed up.
@@ -39,19 +38,14 @@ async fn soak(run: &Run) -> Result<String> {
     let [server, hub, endpoint] = ["server", "hub", "endpoint"].map(unique);
     let serving = PipeServer::bind(&server)?;
     let stop = serving.shutdown_handle();
-    let serving = serving.serve(|mut conn| async move {
-        while let Some(message) = conn.next().await {
-            conn.send(message?.freeze()).await?;
-        }
-        Ok(())
-    });
-    let serving = tokio::spawn(serving.into_future());
+    let serving = serving.serve(echo);
+    let serving = tokio::spawn(serving);
     let events = PipeServer::builder(&hub)
         .drain_timeout(SOON)
         .bind()?
         .into_hub();
     let clients = events.handle();
-    let events = tokio::spawn(echo(events));
+    let events = tokio::spawn(echo_events(events));
     let answering = Endpoint::builder(&endpoint)
         .on("echo", async |message| Ok(message.data))
         .drain_timeout(SOON)
@@ -151,7 +145,7 @@ async fn soak(run: &Run) -> Result<String> {
     ))
 }
 
-async fn echo(mut hub: PipeHub) {
+async fn echo_events(mut hub: PipeHub) {
     let clients = hub.handle();
     while let Some(event) = hub.next().await {
         if let Event::Received { id, message, .. } = event {

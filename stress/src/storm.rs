@@ -1,7 +1,5 @@
 //! Thousands of clients that come in waves, to a server that takes few at a time.
 
-use std::future::IntoFuture;
-
 use asyncipc::PipeServer;
 use futures::{SinkExt, StreamExt};
 use rand::RngExt;
@@ -9,7 +7,8 @@ use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 
 use crate::run::{
-    Result, Run, connect, count, ensure, length, multi_thread, number, numbered, unique, within,
+    Result, Run, connect, count, echo, ensure, length, multi_thread, number, numbered, unique,
+    within,
 };
 
 /// How many clients a wave has at most. Under Wine each takes far longer.
@@ -26,13 +25,8 @@ async fn storm(run: &Run) -> Result<String> {
         .backlog(4)
         .bind()?;
     let stop = server.shutdown_handle();
-    let serving = server.serve(|mut conn| async move {
-        while let Some(message) = conn.next().await {
-            conn.send(message?.freeze()).await?;
-        }
-        Ok(())
-    });
-    let serving = tokio::spawn(serving.into_future());
+    let serving = server.serve(echo);
+    let serving = tokio::spawn(serving);
 
     let mut rng = run.choices(0);
     let (mut clients, mut bytes, mut waves) = (0, 0, 0);

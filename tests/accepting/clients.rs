@@ -1,7 +1,6 @@
 //! Clients that come, leave early, and wait to be accepted.
 
 use std::collections::BTreeSet;
-use std::future::IntoFuture;
 #[cfg(windows)]
 use std::sync::Arc;
 #[cfg(windows)]
@@ -9,28 +8,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 #[cfg(windows)]
 use std::time::Duration;
 
-use asyncipc::{Error, PipeClient, PipeConnection, PipeServer};
+use asyncipc::{Error, PipeClient, PipeServer};
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::task::yield_now;
 
-use crate::common::{unique_name, within};
+use crate::common::{echo, unique_name, within};
 use crate::{crowd, echoed, patient};
-
-async fn echo(mut conn: PipeConnection) -> Result<(), asyncipc::BoxError> {
-    while let Some(message) = conn.next().await {
-        conn.send(message?.freeze()).await?;
-    }
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_clients_that_leave_at_once_do_not_end_the_server() {
     let name = unique_name("storm");
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
-    let serving = tokio::spawn(server.serve(echo).into_future());
+    let serving = tokio::spawn(server.serve(echo));
     let storms = (0..4).map(|_| {
         let name = name.clone();
         tokio::spawn(async move {
@@ -213,7 +205,7 @@ async fn two_hundred_clients_at_once_are_all_served() {
     let name = unique_name("crowd");
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
-    let serving = tokio::spawn(server.serve(echo).into_future());
+    let serving = tokio::spawn(server.serve(echo));
     crowd(&name).await;
     stop.shutdown();
     let stats = within(serving).await.unwrap().unwrap();

@@ -1,6 +1,5 @@
 //! How many clients are connected, and how many wait.
 
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -70,7 +69,7 @@ async fn two_hundred_clients_are_served_three_at_a_time() {
                 Ok(())
             }
         };
-        tokio::spawn(server.serve(handler).into_future())
+        tokio::spawn(server.serve(handler))
     };
     crowd(&name).await;
     stop.shutdown();

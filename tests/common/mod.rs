@@ -181,6 +181,36 @@ pub fn mode(path: impl AsRef<std::path::Path>) -> u32 {
     std::os::unix::fs::MetadataExt::mode(&found) & 0o7777
 }
 
+/// A handler that sends back what its client sends.
+pub async fn echo(mut conn: asyncipc::PipeConnection) -> Result<(), asyncipc::BoxError> {
+    use futures::{SinkExt, StreamExt};
+
+    while let Some(message) = conn.next().await {
+        conn.send(message?.freeze()).await?;
+    }
+    Ok(())
+}
+
+/// A client's shared sender, and the server's end.
+pub async fn shared() -> (asyncipc::SharedSender, asyncipc::PipeConnection) {
+    let (client, server) = pair().await;
+    (client.split().0.into_shared(), server)
+}
+
+/// Sends until that has to wait, and says how often that worked.
+pub async fn fill_sender(sender: &asyncipc::SharedSender, message: &bytes::Bytes) -> usize {
+    let mut sent = 0;
+    let mut sending = Box::pin(async {
+        loop {
+            sender.send(message.clone()).await.unwrap();
+            sent += 1;
+        }
+    });
+    assert!(stays_pending(&mut sending).await);
+    drop(sending);
+    sent
+}
+
 /// Connects clients until the server has room for no more. The server must not accept meanwhile.
 pub async fn fill(name: &str) -> Vec<asyncipc::PipeConnection> {
     let builder = asyncipc::PipeClient::builder(name).no_wait();

@@ -1,7 +1,6 @@
 //! What a connection is to other code: a codec, a stream, a sink, and its numbers.
 
 use std::fmt::Debug;
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use asyncipc::{Error, MessageCodec, PipeClient, PipeConnection, PipeServer, PipeStream};
@@ -166,7 +165,7 @@ fn what_is_public_can_be_sent_debugged_and_moved() {
         future(conn.into_stream());
         future(stream.close());
         future(PipeClient::connect("name"));
-        future(server.serve(|_| async { Ok(()) }).into_future());
+        future(server.serve(|_| async { Ok(()) }));
     }
 }
 

@@ -1,7 +1,5 @@
 //! Messages of every size, and the limit.
 
-use std::future::IntoFuture;
-
 use asyncipc::{Error, PipeClient, PipeConnection, PipeServer};
 use bytes::{Bytes, BytesMut};
 use futures::stream::FusedStream;
@@ -9,7 +7,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::task::yield_now;
 
-use crate::common::{pair, pair_of, sample, unique_name, within};
+use crate::common::{echo, pair, pair_of, sample, unique_name, within};
 use crate::{frame, hostile_pair};
 
 #[tokio::test]
@@ -17,16 +15,7 @@ async fn every_size_comes_back_intact() {
     let name = unique_name("sizes");
     let server = PipeServer::bind(&name).unwrap();
     let stop = server.shutdown_handle();
-    let serving = tokio::spawn(
-        server
-            .serve(|mut conn| async move {
-                while let Some(message) = conn.next().await {
-                    conn.send(message?.freeze()).await?;
-                }
-                Ok(())
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(server.serve(echo));
     let mut client = PipeClient::connect(&name).await.unwrap();
     for size in [0, 1, 4095, 4096, 4097, 65_535, 65_536, 1 << 20, 16 << 20] {
         let message: Bytes = (0..size).map(|i| (i * 31 % 251) as u8).collect();

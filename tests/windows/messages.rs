@@ -1,6 +1,5 @@
 //! Messages that the system keeps apart.
 
-use std::future::IntoFuture;
 use std::pin::pin;
 
 use asyncipc::windows::ClientBuilderExt;
@@ -8,7 +7,7 @@ use asyncipc::{Error, PipeClient, PipeServer};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 
-use crate::common::{pair_of, sample, stays_pending, unique_name, within};
+use crate::common::{echo, pair_of, sample, stays_pending, unique_name, within};
 use crate::{LARGE, both_ways, collect, messages, poll_once, receive};
 
 #[tokio::test]
@@ -235,16 +234,7 @@ async fn a_thousand_clients_wait_for_sixty_four_places_and_all_are_served() {
         .bind()
         .unwrap();
     let stop = server.shutdown_handle();
-    let serving = tokio::spawn(
-        server
-            .serve(|mut conn| async move {
-                while let Some(message) = conn.next().await {
-                    conn.send(message?.freeze()).await?;
-                }
-                Ok(())
-            })
-            .into_future(),
-    );
+    let serving = tokio::spawn(server.serve(echo));
     let clients = (0..1000).map(|i: u32| {
         let client = PipeClient::builder(&name).timeout(std::time::Duration::from_secs(300));
         tokio::spawn(async move {

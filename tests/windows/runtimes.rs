@@ -1,17 +1,17 @@
 //! Pipes of messages in every kind of runtime, and outside of one.
 
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
 use asyncipc::windows::{ClientBuilderExt, ServerBuilderExt};
-use asyncipc::{PipeClient, PipeConnection, PipeServer};
+use asyncipc::{PipeClient, PipeServer};
 use futures::{FutureExt, SinkExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::common::{PATIENCE, pair_of, sample, stays_pending, unique_name, within};
+use crate::common::{PATIENCE, echo, pair_of, sample, stays_pending, unique_name, within};
 use crate::{LARGE, collect, ends, messages, poll_once};
 
 /// Runs a future without any runtime.
@@ -61,7 +61,7 @@ fn the_last_message_of_a_handler_outlives_the_server() {
                         Ok(())
                     }
                 });
-                let stats = serving.block_on(serve.into_future()).unwrap();
+                let stats = serving.block_on(serve).unwrap();
                 drop(serving);
                 stats
             });
@@ -84,7 +84,7 @@ fn a_hundred_clients_at_once_are_served_on_every_kind_of_runtime() {
             let (builder, client) = messages("hundred");
             let server = builder.bind().unwrap();
             let stop = server.shutdown_handle();
-            let serving = tokio::spawn(server.serve(echo).into_future());
+            let serving = tokio::spawn(server.serve(echo));
             let clients = (0..100).map(|n: usize| {
                 let client = client.clone();
                 tokio::spawn(async move {
@@ -104,13 +104,6 @@ fn a_hundred_clients_at_once_are_served_on_every_kind_of_runtime() {
             assert_eq!(serving.await.unwrap().unwrap().clients, 100);
         }));
     }
-}
-
-async fn echo(mut conn: PipeConnection) -> Result<(), asyncipc::BoxError> {
-    while let Some(message) = conn.next().await {
-        conn.send(message?.freeze()).await?;
-    }
-    Ok(())
 }
 
 #[test]
